@@ -1,0 +1,121 @@
+//! The configuration: what it holds. Parsing is beside it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A text that never shows itself: `Debug` and `Display` print `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+    /// The only way to the text. To be called where it goes onto the wire.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProviderKind {
+    Anthropic,
+    OpenAi,
+    Offline,
+}
+
+/// `[provider]` and each `[[fallback]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProviderConfig {
+    pub kind: ProviderKind,
+    pub model: String,
+    pub api_key: Option<Secret>,
+    pub base_url: String,
+    /// `silence_timeout`, default 180s.
+    pub silence: Duration,
+    /// `turn_timeout`, default 30m.
+    pub turn: Duration,
+    /// `max_turns`, default 4. Of the first provider.
+    pub max_turns: usize,
+    /// `max_tokens` of one reply, default 8192.
+    pub max_tokens: u32,
+    /// `retries` of one call before the next provider is tried, default 3.
+    pub retries: u32,
+}
+
+/// What happens to a message that arrives while its session's turn runs. `[session] busy`, default interrupt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Busy {
+    Interrupt,
+    Queue,
+    Steer,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShutdownConfig {
+    pub drain: Duration,
+    pub ask: Duration,
+    pub cut: Duration,
+    pub close: Duration,
+    /// `[restart] drain`.
+    pub restart_drain: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolsConfig {
+    /// `[tools] enabled`, names; default all.
+    pub enabled: Vec<String>,
+    /// `[tools] workdir`, default the home directory.
+    pub workdir: PathBuf,
+    /// `[tools.shell] timeout`, default 180s.
+    pub shell_timeout: Duration,
+    /// `[tools.shell] env`: names passed on to children besides the built-in allow-list.
+    pub shell_env: Vec<String>,
+}
+
+/// `[adapters.NAME]`: what all platforms have in common, and the platform's own keys.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterConfig {
+    pub name: String,
+    pub platform: String,
+    pub enabled: bool,
+    /// `["*"]`: everybody.
+    pub allowed_users: Vec<String>,
+    pub allowed_chats: Vec<String>,
+    pub admins: Vec<String>,
+    /// In groups, answer only when mentioned. Default true.
+    pub group_mention: bool,
+    /// Stream replies by editing. Default true.
+    pub streaming: bool,
+    /// The platform's keys (checked against its table): strings and secrets.
+    pub keys: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, Secret>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub providers: Vec<ProviderConfig>,
+    pub shutdown: ShutdownConfig,
+    pub tools: ToolsConfig,
+    pub adapters: Vec<AdapterConfig>,
+    pub busy: Busy,
+    /// `[approvals] mode`: ask or off.
+    pub approvals: bool,
+    /// `[approvals] timeout`, default 5m.
+    pub approval_timeout: Duration,
+    /// `[log] level`, in env_logger's syntax, default info.
+    pub log_level: String,
+    /// `[agent] system_prompt`: added to the built-in one.
+    pub system_prompt: Option<String>,
+    /// `[net] ca_file`.
+    pub ca_file: Option<PathBuf>,
+    pub state_dir: PathBuf,
+}

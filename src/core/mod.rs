@@ -1,0 +1,4 @@
+//! Pure decisions: no clock, file, socket or thread in here (a test enforces it).
+
+pub mod record;
+pub mod types;

@@ -1,0 +1,12 @@
+//! hermes-gateway: between chat platforms and a language-model agent.
+
+pub mod adapter;
+pub mod clock;
+pub mod config;
+pub mod core;
+pub mod limits;
+pub mod net;
+pub mod provider;
+pub mod service;
+pub mod store;
+pub mod thread;

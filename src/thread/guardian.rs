@@ -1,0 +1,138 @@
+//! The guardian: watches the others, waits for nobody, and ends the process when nobody else can.
+//!
+//! It sleeps until the earliest deadline of any thread (ten seconds at most), so an idle process is not woken for it.
+//! Three things make it act: control's own pulse is overdue or control does not answer its ping, the stop budget is
+//! spent, or the user asked three times. Then it writes down who was stuck where, ends the children and leaves.
+
+use super::{ThreadInfo, Threads};
+use crate::clock;
+use crate::limits;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What the guardian is to do, decided by whoever builds the process.
+pub struct GuardianPlan {
+    /// The name of the thread whose being stuck ends the process.
+    pub control: String,
+    /// Asks control for a sign of life: must not block. Control answers with [`Guardian::alive`].
+    pub ping: Box<dyn Fn() + Send>,
+    /// Called once for each thread found overdue: logs it, and acts on it (control cuts an adapter). Must not block.
+    pub overdue: Box<dyn Fn(&ThreadInfo) + Send>,
+    /// Called while control is alive, at every look: the supervisor's watchdog. Must not block.
+    pub healthy: Box<dyn Fn() + Send>,
+    /// Ends the process: kills the children and calls `_exit`. Does not return. The text says why, for the log.
+    pub leave: Box<dyn Fn(&str) + Send>,
+}
+
+/// The handle by which others talk to the guardian. All methods are lock-free.
+#[derive(Default)]
+pub struct Guardian {
+    answered_ms: AtomicU64,
+    pinged_ms: AtomicU64,
+    stop_due_ms: AtomicU64,
+    leave_now: AtomicBool,
+    finished: AtomicBool,
+    threads: Threads,
+}
+
+impl Guardian {
+    #[must_use]
+    pub fn new(threads: &Threads) -> Arc<Self> {
+        Arc::new(Self { threads: threads.clone(), ..Self::default() })
+    }
+
+    /// Control is alive: it answered a ping.
+    pub fn alive(&self) {
+        self.answered_ms.store(clock::mono_ms(), Ordering::SeqCst);
+    }
+
+    /// From now on the process has `budget` left to live.
+    pub fn stop_within(&self, budget: Duration) {
+        let due = clock::mono_ms() + u64::try_from(budget.as_millis()).unwrap_or(u64::MAX / 2);
+        // The first bound stands: a later request must not prolong it. A shorter one shortens it.
+        let _ = self.stop_due_ms.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| (old == 0 || due < old).then_some(due.max(1)));
+        self.wake();
+    }
+
+    /// Leave at once: the third signal.
+    pub fn leave_now(&self) {
+        self.leave_now.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// The process ends in order; the guardian has nothing more to do than to enforce the budget.
+    pub fn finished(&self) {
+        self.finished.store(true, Ordering::SeqCst);
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = self.threads.shared.guardian.get() {
+            thread.unpark();
+        }
+    }
+
+    /// The guardian's thread body. Never returns.
+    pub fn watch(&self, plan: &GuardianPlan) {
+        let _ = self.threads.shared.guardian.set(std::thread::current());
+        let interval_ms = u64::try_from(limits::GUARDIAN_INTERVAL.as_millis()).unwrap_or(u64::MAX);
+        let _waiting = super::wait_for_work(format_args!("watching"));
+        let mut told: Vec<(String, u64, u64)> = Vec::new();
+        let mut next_ping_ms = clock::mono_ms() + interval_ms;
+        self.answered_ms.store(clock::mono_ms(), Ordering::SeqCst);
+        loop {
+            let now_ms = clock::mono_ms();
+            if self.leave_now.load(Ordering::SeqCst) {
+                (plan.leave)("asked to leave at once");
+            }
+            let stop_due_ms = self.stop_due_ms.load(Ordering::SeqCst);
+            if stop_due_ms != 0 && now_ms >= stop_due_ms {
+                (plan.leave)("the stop budget is spent");
+            }
+            let list = self.threads.list();
+            self.look(plan, &list, now_ms, &mut told);
+            if now_ms >= next_ping_ms && !self.finished.load(Ordering::SeqCst) {
+                self.ping(plan, now_ms);
+                next_ping_ms = now_ms + interval_ms;
+            }
+            let mut wake_ms = next_ping_ms;
+            if stop_due_ms != 0 {
+                wake_ms = wake_ms.min(stop_due_ms);
+            }
+            let dues = list.iter().filter_map(|thread| thread.activity.due_ms);
+            wake_ms = dues.filter(|due| *due >= now_ms).fold(wake_ms, |wake, due| wake.min(due + 1));
+            self.threads.shared.next_look_ms.store(wake_ms, Ordering::SeqCst);
+            std::thread::park_timeout(Duration::from_millis(wake_ms.saturating_sub(clock::mono_ms()).max(1)));
+        }
+    }
+
+    fn look(&self, plan: &GuardianPlan, list: &[ThreadInfo], now_ms: u64, told: &mut Vec<(String, u64, u64)>) {
+        told.retain(|known| list.iter().any(|thread| same(known, thread)));
+        for thread in list {
+            let Some(late_ms) = thread.activity.overdue_ms(now_ms) else { continue };
+            if thread.name == plan.control && !self.finished.load(Ordering::SeqCst) {
+                let for_ms = now_ms.saturating_sub(thread.activity.since_ms);
+                (plan.leave)(&format!("control stuck for {for_ms} ms in \"{}\", {late_ms} ms overdue", thread.activity.text));
+            }
+            if !told.iter().any(|known| same(known, thread)) {
+                told.push((thread.name.clone(), thread.generation, thread.activity.since_ms));
+                (plan.overdue)(thread);
+            }
+        }
+    }
+
+    fn ping(&self, plan: &GuardianPlan, now_ms: u64) {
+        let limit_ms = u64::try_from(limits::CONTROL_EVENT.as_millis()).unwrap_or(u64::MAX);
+        let (pinged, answered) = (self.pinged_ms.load(Ordering::SeqCst), self.answered_ms.load(Ordering::SeqCst));
+        if pinged != 0 && answered < pinged && now_ms.saturating_sub(pinged) >= limit_ms {
+            (plan.leave)(&format!("control has not answered for {} ms", now_ms.saturating_sub(pinged)));
+        }
+        (plan.healthy)();
+        self.pinged_ms.store(now_ms, Ordering::SeqCst);
+        (plan.ping)();
+    }
+}
+
+fn same(known: &(String, u64, u64), thread: &ThreadInfo) -> bool {
+    known.0 == thread.name && known.1 == thread.generation && known.2 == thread.activity.since_ms
+}
