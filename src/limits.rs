@@ -56,6 +56,14 @@ pub const INBOX_WAITING_MAX: usize = 10_000;
 pub const OUTBOX_PENDING_MAX: usize = 10_000;
 /// Attempts to deliver one message before it becomes a dead letter.
 pub const SEND_ATTEMPTS_MAX: u32 = 20;
+/// Longest wait between two attempts, also when the platform or a jumped clock asks for more.
+pub const SEND_RETRY_MS_MAX: u64 = 3_600_000;
+/// Between two attempts to store what the disk did not take.
+pub const STORE_RETRY_MS: u64 = 1000;
+/// /stop acts when its row is committed, and after this at the latest: it must work with a slow disk.
+pub const STOP_PATIENCE_MS: u64 = 50;
+/// People who are not allowed to speak and whose first message was logged; when full, the list starts anew.
+pub const STRANGERS_MAX: usize = 1000;
 
 // --- network ---
 

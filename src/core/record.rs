@@ -102,8 +102,11 @@ pub enum Op {
     LoadTranscript { session: String, messages_max: usize },
     /// /new: a fresh transcript. → `Done`
     NewSession { session: String },
-    /// /undo: takes the last exchange out of the transcript. → [`Outcome::Undone`] with the text of the user's message
-    Undo { session: String },
+    /// /undo and /retry: takes the last exchange out of the transcript. The command's row `inbox` is done with it; for a
+    /// retry it gets the text of the user's message instead and goes on waiting. → [`Outcome::Undone`] with that text
+    Undo { session: String, inbox: InboxId, retry: bool },
+    /// A chat has another id now: what is to be delivered to it, and its session, go there. → `Done`
+    MoveChat { adapter: String, old: String, new: String },
     /// Totals of a session. → [`Outcome::Usage`]
     LoadUsage { session: String },
     /// Marks a waiting message as done without a turn: a command, or one that is given up. → `Done`
