@@ -79,6 +79,19 @@ pub const RESOLVE: Duration = Duration::from_secs(5);
 pub const CONNECT: Duration = Duration::from_secs(10);
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// Longest wait between two attempts to connect, also when the platform asks for more.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(600);
+/// One attempt to deliver one part of a message.
+pub const SEND: Duration = Duration::from_secs(30);
+/// One edit of a streamed preview: the next one makes up for it.
+pub const PREVIEW: Duration = Duration::from_secs(10);
+/// One typing sign.
+pub const TYPING: Duration = Duration::from_secs(5);
+/// An operation of the store, as its caller waits for it. A worn SD card needs seconds at times.
+pub const STORE_CALL: Duration = Duration::from_secs(30);
+/// Where a wait needs an end but nothing is due: long enough not to wake an idle machine.
+pub const LONG_WAIT: Duration = Duration::from_secs(3600);
+
 // --- children ---
 
 /// Output of one tool call kept in memory: the head and the tail, half each.

@@ -4,6 +4,9 @@
 //! `adapter/NAME/send` and delivers. Both are straight-line code that blocks with deadlines and returns errors;
 //! reconnecting, backoff, replacing a stuck thread, queues and durability are done once, by the code around them.
 
+pub mod runner;
+pub mod sender;
+
 use crate::clock::Deadline;
 use crate::core::types::{ChatRef, Inbound, Receipt};
 use crate::net::NetOptions;
