@@ -16,6 +16,15 @@ pub const THREADS_MAX: usize = 512;
 /// Abandoned threads after which the process restarts itself rather than going on with leaks.
 pub const ABANDONED_THREADS_MAX: usize = 16;
 
+/// What the guardian grants on top of the stop budget before it forces the exit: the ladder's own joins and the log.
+pub const GUARDIAN_SLACK: Duration = Duration::from_millis(500);
+/// How long the last log lines may take to be written.
+pub const LOG_FLUSH: Duration = Duration::from_millis(300);
+/// Ending what a killed predecessor left behind, at start.
+pub const SWEEP: Duration = Duration::from_secs(3);
+/// Opening, checking and migrating the database, at start.
+pub const STORE_OPEN: Duration = Duration::from_secs(60);
+
 // --- channels into control ---
 
 /// Messages of workers waiting for control. A full lane makes an adapter wait (with a deadline), never control.
@@ -35,6 +44,10 @@ pub const STORE_GROUP_MAX: usize = 256;
 
 /// One event must be handled within this; it takes microseconds when all is well.
 pub const CONTROL_EVENT: Duration = Duration::from_secs(10);
+/// An event that took longer is logged: control should never be that slow.
+pub const CONTROL_SLOW: Duration = Duration::from_millis(50);
+/// Receipts that one adapter has not fetched yet; an adapter waits for those of a batch before it asks for the next.
+pub const RECEIPTS_MAX: usize = 4096;
 /// How often the guardian asks control for a sign of life when nothing else is due.
 pub const GUARDIAN_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -110,8 +123,19 @@ pub const ROUNDS_PER_TURN_MAX: u32 = 100;
 /// Messages of a transcript that are sent to the model; older ones are left out.
 pub const TRANSCRIPT_MESSAGES_MAX: usize = 400;
 
+/// How often one turn may leave out half of its transcript because the model's context is full.
+pub const COMPACTIONS_PER_TURN_MAX: u32 = 4;
+/// What a turn's thread may take beyond its own limits before it counts as stuck.
+pub const TURN_GRACE: Duration = Duration::from_secs(30);
+/// Between two reports of a turn's progress.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+/// Steering messages and answers that wait for one turn.
+pub const TURN_MAIL_MAX: usize = 256;
+
 // --- control socket ---
 
+/// How long a client of the control socket waits for control.
+pub const ADMIN_ANSWER: Duration = Duration::from_secs(35);
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 pub const ADMIN_LINE_BYTES_MAX: usize = MIB;
 

@@ -37,6 +37,8 @@ struct Streamed {
 #[derive(Default)]
 struct Work {
     jobs: VecDeque<Job>,
+    /// The one that the thread works on.
+    current: Option<OutboxId>,
     typing: BTreeSet<ChatRef>,
     previews: BTreeMap<TurnId, Streamed>,
 }
@@ -127,7 +129,9 @@ impl Mailbox {
 
     fn next(&self) -> Next {
         let mut work = self.lock();
+        work.current = None;
         if let Some(job) = work.jobs.pop_front() {
+            work.current = Some(job.outbox);
             return Next::Job(job);
         }
         if let Some(chat) = work.typing.pop_first() {
@@ -163,9 +167,12 @@ impl Mailbox {
         self.lock().previews.get(&turn).and_then(|streamed| streamed.platform_id.clone())
     }
 
-    /// What the ended thread had not begun is as if it had not been tried.
+    /// What a replaced thread has not reported on, and will not any more.
     pub fn untried(&self) -> Vec<OutboxId> {
-        self.lock().jobs.drain(..).map(|job| job.outbox).collect()
+        let mut work = self.lock();
+        let current = work.current.take();
+        let waiting: Vec<OutboxId> = work.jobs.drain(..).map(|job| job.outbox).collect();
+        current.into_iter().chain(waiting).collect()
     }
 }
 

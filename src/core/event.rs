@@ -161,6 +161,8 @@ pub enum Delivered {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifecycle {
     Stop,
+    /// The second request: no drain.
+    StopNow,
     Restart,
 }
 

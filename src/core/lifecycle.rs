@@ -109,6 +109,7 @@ impl Core {
     pub(super) fn lifecycle(&mut self, request: Lifecycle, asked_by: Option<&str>) {
         let (code, drain_ms, what) = match request {
             Lifecycle::Stop => (0, self.rules.drain_ms, "stopping"),
+            Lifecycle::StopNow => (0, 0, "stopping now"),
             Lifecycle::Restart => (EXIT_RESTART, self.rules.restart_drain_ms, "restarting"),
         };
         match self.phase {
@@ -116,7 +117,7 @@ impl Core {
             // A stop on top of a restart is a stop; the shorter of the two drains stands.
             Phase::Draining { due_ms, .. } => {
                 let due_ms = due_ms.min(self.now.mono_ms + drain_ms);
-                if request == Lifecycle::Stop {
+                if request != Lifecycle::Restart {
                     self.phase = Phase::Draining { due_ms, code };
                 }
             }
