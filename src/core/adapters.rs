@@ -161,7 +161,7 @@ impl Core {
             new.clone_into(&mut delivery.chat.chat);
         }
         let op = Op::MoveChat { adapter: name.clone(), old: old.to_owned(), new: new.to_owned() };
-        self.store(op, super::Pending::Note("note the new id of a chat"));
+        self.store(op, super::Pending::Note);
     }
 
     /// The adapters' lines in `status`, in the order of their names.

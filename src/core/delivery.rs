@@ -93,10 +93,7 @@ impl Core {
                     self.give_up(outbox, &format!("{cause} ({attempts} attempts)"));
                 } else {
                     let not_before_ms = self.now.wall_ms.saturating_add(i64::try_from(wait_ms).unwrap_or(i64::MAX));
-                    self.store(
-                        Op::MarkRetry { outbox, not_before_ms, error: cause.clone() },
-                        Pending::Note("note a failed attempt to send"),
-                    );
+                    self.store(Op::MarkRetry { outbox, not_before_ms, error: cause.clone() }, Pending::Attempt);
                     self.log(
                         Level::Warn,
                         adapter,
@@ -118,7 +115,7 @@ impl Core {
                 let old = delivery.chat.chat.clone();
                 self.store(
                     Op::MarkRetry { outbox, not_before_ms: self.now.wall_ms, error: "the chat has another id".to_owned() },
-                    Pending::Note("note a moved chat"),
+                    Pending::Attempt,
                 );
                 self.adapter_moved(adapter, &old, &new);
             }
@@ -138,7 +135,7 @@ impl Core {
         if let Some(delivery) = self.deliveries.remove(&outbox) {
             let text = format!("message {outbox} to {} cannot be delivered: {cause}; kept as a dead letter", delivery.chat.session());
             self.log(Level::Error, &delivery.chat.adapter, text);
-            self.store(Op::MarkFailed { outbox, error: cause.to_owned() }, Pending::Note("note a dead letter"));
+            self.store(Op::MarkFailed { outbox, error: cause.to_owned() }, Pending::Note);
         }
     }
 
@@ -192,7 +189,7 @@ impl Core {
                     self.expect_delivery(outbox, chat.clone(), None, 0, 0);
                 }
                 if let Some(inbox) = close {
-                    self.store(Op::CloseInbox { inbox }, Pending::Note("close a command"));
+                    self.store(Op::CloseInbox { inbox }, Pending::Note);
                 }
                 first.map(|outbox| outbox.to_string()).ok_or_else(|| "it had been queued before".to_owned())
             }

@@ -64,7 +64,7 @@ impl Core {
         // The turns that asked are interrupted: they ask again if they still want to.
         for (approval, _) in approvals {
             let op = Op::Settle { approval, state: ApprovalState::Cancelled, by: None, now_ms: self.now.wall_ms };
-            self.store(op, Pending::Note("close a question"));
+            self.store(op, Pending::Note);
         }
         for row in running {
             self.recover_turn(row);
@@ -78,11 +78,8 @@ impl Core {
     }
 
     fn recover_turn(&mut self, row: RunningRow) {
-        let turn = Turn {
-            reply_to: Some(row.message_id.clone()),
-            preview: row.preview.clone(),
-            ..Turn::new(&row.session, row.chat.clone(), row.attempt)
-        };
+        let turn =
+            Turn { reply_to: Some(row.message_id.clone()), preview: row.preview.clone(), ..Turn::new(&row.session, row.chat.clone()) };
         self.claim(&row.session, &row.chat, row.turn);
         self.turns.insert(row.turn, turn);
         if row.attempt < ATTEMPTS_MAX {
@@ -139,7 +136,11 @@ impl Core {
     /// The drain ends when nothing is left to do, or its time is up. Work ends when the platform has the reply.
     pub(super) fn check_drain(&mut self) {
         let Phase::Draining { due_ms, code } = self.phase else { return };
-        let busy = !self.turns.is_empty() || !self.unfinished.is_empty() || !self.pending.is_empty() || self.delivering();
+        let busy = !self.turns.is_empty()
+            || !self.unfinished.is_empty()
+            || !self.pending.is_empty()
+            || !self.refused.is_empty()
+            || self.delivering();
         if !busy || self.now.mono_ms >= due_ms {
             if busy {
                 self.log(Level::Warn, "control", "the drain's time is up; what was not finished is kept for the next start".to_owned());

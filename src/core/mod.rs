@@ -14,8 +14,11 @@ mod lifecycle;
 pub mod prompt;
 pub mod record;
 mod sessions;
+#[cfg(test)]
+mod simulation;
 pub mod types;
 
+use crate::limits;
 use event::{Effect, Event, Level, Now, RequestId, StoreFault, Ticket};
 use record::{Op, Outcome, TurnFinish, TurnStart, WaitingRow};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -71,9 +74,7 @@ enum Pending {
         receipt: Receipt,
     },
     Begin {
-        session: String,
         turn: TurnId,
-        waiting: Box<WaitingRow>,
     },
     Resume {
         turn: TurnId,
@@ -105,8 +106,37 @@ enum Pending {
         chats: Vec<ChatRef>,
         close: Option<InboxId>,
     },
-    /// Nothing follows from its outcome but a log line.
-    Note(&'static str),
+    /// Nothing follows from its outcome, but it has to be done.
+    Note,
+    /// Worth one attempt; later it might no longer be true.
+    Attempt,
+}
+
+impl Pending {
+    /// Whether the operation is handed in again until the disk takes it. The others have somebody who is told, and
+    /// who may try again: the platform, the person, the turn.
+    fn lasting(&self) -> bool {
+        match self {
+            Self::Begin { .. } | Self::Resume { .. } | Self::Finish { .. } | Self::Note => true,
+            Self::Enqueue { request, .. } => request.is_none(),
+            Self::Settle { asked, .. } => asked.is_none(),
+            Self::Accept(_)
+            | Self::Cursor { .. }
+            | Self::Undo { .. }
+            | Self::Usage { .. }
+            | Self::NewSession { .. }
+            | Self::Ask { .. }
+            | Self::Attempt => false,
+        }
+    }
+}
+
+/// An operation that was handed in.
+#[derive(Debug)]
+struct Outstanding {
+    pending: Pending,
+    /// The operation itself, if it is handed in again when the disk does not take it.
+    again: Option<Op>,
 }
 
 #[derive(Debug)]
@@ -139,16 +169,16 @@ pub struct Core {
     /// Sessions that have something waiting and no turn, in the order in which they are served.
     ready: VecDeque<String>,
     next_turn: TurnId,
-    pending: HashMap<Ticket, Pending>,
+    pending: HashMap<Ticket, Outstanding>,
     next_ticket: Ticket,
     deliveries: BTreeMap<OutboxId, delivery::Delivery>,
     approvals: BTreeMap<ApprovalId, Approval>,
     /// Sessions in which everything is approved until /new.
     approved_sessions: HashSet<String>,
-    /// Ends of turns that the store did not take yet, and when to try again.
-    unfinished: BTreeMap<TurnId, (u64, TurnFinish)>,
-    /// Answers that the store did not take yet.
-    unqueued: VecDeque<(u64, Op, Pending)>,
+    /// Ends of turns that are not on disk yet.
+    unfinished: BTreeMap<TurnId, TurnFinish>,
+    /// Operations that the store did not take, and when they are handed in again.
+    refused: VecDeque<(u64, Op, Pending)>,
     /// /stop commands whose row is not committed yet: they act at the latest when this is due.
     impatient: Vec<(u64, String)>,
     strangers: HashSet<(AdapterName, String)>,
@@ -174,7 +204,7 @@ impl Core {
             approvals: BTreeMap::new(),
             approved_sessions: HashSet::new(),
             unfinished: BTreeMap::new(),
-            unqueued: VecDeque::new(),
+            refused: VecDeque::new(),
             impatient: Vec::new(),
             strangers: HashSet::new(),
             now: Now::default(),
@@ -217,12 +247,10 @@ impl Core {
     #[must_use]
     pub fn next_due_ms(&self) -> Option<u64> {
         let approvals = self.approvals.values().map(|approval| approval.due_ms);
-        let unfinished = self.unfinished.values().map(|(due_ms, _)| *due_ms);
-        let unqueued = self.unqueued.iter().map(|(due_ms, ..)| *due_ms);
+        let refused = self.refused.iter().map(|(due_ms, ..)| *due_ms);
         let stops = self.impatient.iter().map(|(due_ms, _)| *due_ms);
         approvals
-            .chain(unfinished)
-            .chain(unqueued)
+            .chain(refused)
             .chain(stops)
             .chain(self.adapters.values().filter_map(Adapter::due_ms))
             .chain(self.turns.values().filter_map(|turn| turn.typing_due_ms))
@@ -232,7 +260,12 @@ impl Core {
     }
 
     fn stored(&mut self, ticket: Ticket, result: Result<Outcome, StoreFault>) {
-        let Some(pending) = self.pending.remove(&ticket) else { return };
+        let Some(Outstanding { pending, again }) = self.pending.remove(&ticket) else { return };
+        if let (Some(op), Err(StoreFault::Unavailable)) = (again, &result) {
+            // What was decided is kept in memory until the disk takes it.
+            self.refused.push_back((self.now.mono_ms + limits::STORE_RETRY_MS, op, pending));
+            return;
+        }
         match pending {
             Pending::Accept(accept) => self.accepted(*accept, result),
             Pending::Cursor { adapter, generation, receipt } => {
@@ -241,8 +274,8 @@ impl Core {
                     self.effects.push(Effect::Receipt { adapter, generation, receipt });
                 }
             }
-            Pending::Begin { session, turn, waiting } => self.begun(&session, turn, *waiting, result),
-            Pending::Resume { turn } => self.resumed(turn, result),
+            Pending::Begin { turn } => self.begun(turn, false, &result),
+            Pending::Resume { turn } => self.begun(turn, true, &result),
             Pending::Finish { turn } => self.finished(turn, result),
             Pending::Undo { asked, retry } => self.undone(*asked, retry, result),
             Pending::Usage { asked } => self.usage_loaded(*asked, result),
@@ -250,33 +283,24 @@ impl Core {
             Pending::Ask { turn, session } => self.asked(turn, session, result),
             Pending::Settle { approval, asked } => self.settled(approval, asked.map(|asked| *asked), result),
             Pending::Enqueue { request, chats, close } => self.enqueued(request, &chats, close, result),
-            Pending::Note(what) => {
-                if result == Err(StoreFault::Unavailable) {
-                    self.log(Level::Warn, "store", format!("could not {what}"));
-                }
-            }
+            Pending::Note | Pending::Attempt => {}
         }
     }
 
     fn store(&mut self, op: Op, pending: Pending) {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.pending.insert(ticket, pending);
+        let again = pending.lasting().then(|| op.clone());
+        self.pending.insert(ticket, Outstanding { pending, again });
         self.effects.push(Effect::Store { ticket, op });
     }
 
     /// Operations that the store did not take before are handed in again.
     fn overdue_store(&mut self) {
-        let now_ms = self.now.mono_ms;
-        for turn in self.unfinished.iter().filter(|(_, (due_ms, _))| *due_ms <= now_ms).map(|(turn, _)| *turn).collect::<Vec<_>>() {
-            if let Some((_, finish)) = self.unfinished.remove(&turn) {
-                self.hand_in_finish(finish);
-            }
-        }
-        for _ in 0..self.unqueued.len() {
-            match self.unqueued.pop_front() {
-                Some((due_ms, op, pending)) if due_ms <= now_ms => self.store(op, pending),
-                Some(later) => self.unqueued.push_back(later),
+        for _ in 0..self.refused.len() {
+            match self.refused.pop_front() {
+                Some((due_ms, op, pending)) if due_ms <= self.now.mono_ms => self.store(op, pending),
+                Some(later) => self.refused.push_back(later),
                 None => break,
             }
         }

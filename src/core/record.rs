@@ -117,7 +117,7 @@ pub enum Op {
     MarkSending { outbox: OutboxId, part: u32 },
     /// Part `part` has reached the platform. `last`: it was the last one. → `Done`
     MarkPartSent { outbox: OutboxId, part: u32, platform_id: String, last: bool },
-    /// An attempt failed for now: nothing of the current part was delivered. → `Done`
+    /// An attempt failed for now: nothing of the current part was delivered. Only a row that is being sent. → `Done`
     MarkRetry { outbox: OutboxId, not_before_ms: i64, error: String },
     /// Given up. → `Done`
     MarkFailed { outbox: OutboxId, error: String },

@@ -1,7 +1,7 @@
 //! Sessions and turns: one queue a session, at most one turn in it.
 
 use super::event::{Effect, Level, StoreFault, TurnEnd, TurnEvent, TurnSpec, Verdict};
-use super::record::{ApprovalState, Op, Outcome, Question, TurnFinish, TurnStart, TurnState, WaitingRow};
+use super::record::{ApprovalState, Op, Outcome, Question, TurnFinish, TurnState, WaitingRow};
 use super::types::{ApprovalId, ChatRef, Inbound, InboxId, Message, Outbound, OutboundKind, Role, TurnId, Usage};
 use super::{Approval, BusyMode, Core, Pending, prompt};
 use crate::limits;
@@ -38,7 +38,6 @@ pub struct Turn {
     pub session: String,
     pub chat: ChatRef,
     pub(super) stage: TurnStage,
-    pub(super) attempt: u32,
     pub(super) reply_to: Option<String>,
     /// The platform's id of the message that shows the reply in the making.
     pub(super) preview: Option<String>,
@@ -49,12 +48,11 @@ pub struct Turn {
 }
 
 impl Turn {
-    pub(super) fn new(session: &str, chat: ChatRef, attempt: u32) -> Self {
+    pub(super) fn new(session: &str, chat: ChatRef) -> Self {
         Self {
             session: session.to_owned(),
             chat,
             stage: TurnStage::Claimed,
-            attempt,
             reply_to: None,
             preview: None,
             text: String::new(),
@@ -82,7 +80,7 @@ impl Core {
     pub(super) fn claim_new(&mut self, session: &str, inbound: &Inbound, turn: TurnId) {
         self.claim(session, &inbound.chat, turn);
         let reply_to = (!inbound.private).then(|| inbound.message_id.clone());
-        let started = Turn { reply_to, since_ms: self.now.mono_ms, ..Turn::new(session, inbound.chat.clone(), 1) };
+        let started = Turn { reply_to, since_ms: self.now.mono_ms, ..Turn::new(session, inbound.chat.clone()) };
         self.turns.insert(turn, started);
     }
 
@@ -143,37 +141,14 @@ impl Core {
             let start = self.new_turn(&session, &row.inbound);
             let turn = start.turn;
             self.claim_new(&session, &row.inbound, turn);
-            self.store(Op::BeginTurn { start, inbox: row.inbox }, Pending::Begin { session, turn, waiting: Box::new(row) });
+            self.store(Op::BeginTurn { start, inbox: row.inbox }, Pending::Begin { turn });
         }
     }
 
-    pub(super) fn begun(&mut self, session: &str, turn: TurnId, waiting: WaitingRow, result: Result<Outcome, StoreFault>) {
+    pub(super) fn begun(&mut self, turn: TurnId, resumed: bool, result: &Result<Outcome, StoreFault>) {
         match result {
-            Ok(_) => self.start_turn(turn, false),
-            Err(StoreFault::Fenced) => self.unclaim(Some(turn)),
-            Err(StoreFault::Unavailable) => {
-                let start = TurnStart {
-                    turn,
-                    session: session.to_owned(),
-                    message: prompt::user_message(&waiting.inbound),
-                    started_ms: self.now.wall_ms,
-                };
-                let op = Op::BeginTurn { start, inbox: waiting.inbox };
-                let pending = Pending::Begin { session: session.to_owned(), turn, waiting: Box::new(waiting) };
-                self.unqueued.push_back((self.now.mono_ms + limits::STORE_RETRY_MS, op, pending));
-            }
-        }
-    }
-
-    pub(super) fn resumed(&mut self, turn: TurnId, result: Result<Outcome, StoreFault>) {
-        match result {
-            Ok(_) => self.start_turn(turn, true),
-            Err(StoreFault::Fenced) => self.unclaim(Some(turn)),
-            Err(StoreFault::Unavailable) => {
-                let Some(known) = self.turns.get(&turn) else { return };
-                let op = Op::ResumeTurn { turn, attempt: known.attempt + 1 };
-                self.unqueued.push_back((self.now.mono_ms + limits::STORE_RETRY_MS, op, Pending::Resume { turn }));
-            }
+            Ok(_) => self.start_turn(turn, resumed),
+            Err(_) => self.unclaim(Some(turn)),
         }
     }
 
@@ -264,32 +239,21 @@ impl Core {
             known.stage = TurnStage::Ending;
             known.typing_due_ms = None;
         }
-        self.hand_in_finish(finish);
-    }
-
-    pub(super) fn hand_in_finish(&mut self, finish: TurnFinish) {
         let turn = finish.turn;
-        self.unfinished.insert(turn, (u64::MAX, finish.clone()));
+        self.unfinished.insert(turn, finish.clone());
         self.store(Op::FinishTurn(Box::new(finish)), Pending::Finish { turn });
     }
 
     pub(super) fn finished(&mut self, turn: TurnId, result: Result<Outcome, StoreFault>) {
         match result {
             Ok(Outcome::Finished { queued }) => {
-                let finish = self.unfinished.remove(&turn).map(|(_, finish)| finish);
+                let finish = self.unfinished.remove(&turn);
                 let chats = finish.into_iter().flat_map(|finish| finish.replies).map(|reply| reply.chat);
                 for (outbox, chat) in queued.into_iter().zip(chats) {
                     self.expect_delivery(outbox, chat, Some(turn), 0, 0);
                 }
             }
-            Err(StoreFault::Unavailable) => {
-                // The reply is kept in memory until the disk takes it.
-                if let Some((due_ms, _)) = self.unfinished.get_mut(&turn) {
-                    *due_ms = self.now.mono_ms + limits::STORE_RETRY_MS;
-                }
-                return;
-            }
-            Ok(_) | Err(StoreFault::Fenced) => {
+            Ok(_) | Err(_) => {
                 self.unfinished.remove(&turn);
                 self.log(Level::Error, "store", format!("turn {turn} had ended before"));
             }
@@ -302,7 +266,7 @@ impl Core {
     pub(super) fn preview_shown(&mut self, turn: TurnId, platform_id: String) {
         let Some(known) = self.turns.get_mut(&turn).filter(|known| known.stage == TurnStage::Running) else { return };
         known.preview = Some(platform_id.clone());
-        self.store(Op::Preview { turn, platform_id }, Pending::Note("note the preview of a reply"));
+        self.store(Op::Preview { turn, platform_id }, Pending::Attempt);
     }
 
     pub(super) fn keep_typing(&mut self) {
@@ -345,7 +309,8 @@ impl Core {
             return;
         };
         let Some(known) = self.turns.get(&turn).filter(|known| known.stage == TurnStage::Running) else {
-            // Cancelled meanwhile.
+            // Cancelled meanwhile: nobody has to be asked any more.
+            self.store(Op::MarkFailed { outbox: queued, error: "its turn had ended".to_owned() }, Pending::Note);
             return self.settle_approval(approval, ApprovalState::Cancelled, None, None);
         };
         let chat = known.chat.clone();
@@ -384,7 +349,7 @@ impl Core {
         let Some(known) = self.sessions.get_mut(session) else { return 0 };
         let dropped: Vec<InboxId> = known.queue.drain(..).map(|waiting| waiting.row.inbox).collect();
         for inbox in &dropped {
-            self.store(Op::CloseInbox { inbox: *inbox }, Pending::Note("close a dropped message"));
+            self.store(Op::CloseInbox { inbox: *inbox }, Pending::Note);
         }
         self.ready.retain(|waiting| waiting != session);
         self.make_ready(session);
