@@ -49,7 +49,10 @@ impl Dial<'_> {
         let first = self.proxy.map_or(self.target, |proxy| &proxy.target);
         let addresses = {
             let _busy = self.enter("looking up the name", self.deadline.within(limits::RESOLVE));
-            resolve::resolve(&first.host, self.deadline, self.token)?
+            resolve::resolve(&first.host, self.deadline, self.token).map_err(|error| match error {
+                NetError::Timeout { phase, after, .. } => NetError::Timeout { phase, peer: first.to_string(), after },
+                other => other,
+            })?
         };
         let peer = match self.proxy {
             Some(proxy) => format!("{} (through the proxy {})", self.target, proxy.target),
@@ -228,4 +231,74 @@ fn set_options(fd: &impl std::os::fd::AsFd) -> nix::Result<()> {
     socket::setsockopt(fd, sockopt::TcpKeepCount, &limits::KEEPALIVE_PROBES)?;
     let unacknowledged_ms = u32::try_from(limits::UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
     socket::setsockopt(fd, sockopt::TcpUserTimeout, &unacknowledged_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    // The servers are plain threads on blocking sockets.
+    #![allow(clippy::disallowed_methods)]
+    use super::super::http::tests::server::{CA_FILE, Server, full_listener};
+    use super::*;
+    use std::io::Read as _;
+
+    fn later() -> Deadline {
+        Deadline::after(Duration::from_secs(10))
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let check = |addresses: &[&str], expect: &[&str]| {
+            let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().expect("address")).collect();
+            let order: Vec<String> = ordered(&addresses, 1).iter().map(|address| address.ip().to_string()).collect();
+            assert_eq!(order, expect);
+        };
+        check(&[], &[]);
+        check(&["::1", "::2", "::3", "1.1.1.1"], &["::1", "1.1.1.1", "::2", "::3"]);
+        check(&["1.1.1.1", "::1", "::2", "2.2.2.2"], &["1.1.1.1", "::1", "2.2.2.2", "::2"]);
+        assert_eq!(ordered(&[IpAddr::from([1, 1, 1, 1]); 20], 1).len(), limits::ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn a_dead_address_costs_a_moment_only() {
+        let (dead, _waiting, _listener) = full_listener();
+        let refusing = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("loopback");
+        let good = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let good_address = good.local_addr().expect("bound");
+        let token = CancelToken::new();
+        let started = clock::now();
+        let (socket, _attached) = open_socket("x", &[dead, refusing, good_address], later(), &token).expect("the last one works");
+        assert_eq!(socket.tcp.peer_addr().expect("connected"), good_address);
+        assert!(started.elapsed() < 4 * limits::CONNECT_STAGGER, "{:?}", started.elapsed());
+        let error = open_socket("x", &[], later(), &token).err().expect("no address");
+        assert_eq!(error.to_string(), "cannot connect to x: the name has no address");
+        token.cancel();
+        assert!(matches!(open_socket("x", &[good_address], later(), &token), Err(NetError::Cancelled)));
+    }
+
+    #[test]
+    fn a_bare_stream_serves_other_protocols() {
+        let server = Server::tls(|_, stream| {
+            let mut bytes = [0; 5];
+            while stream.read_exact(&mut bytes).is_ok() && stream.write_all(&bytes).and_then(|()| stream.flush()).is_ok() {}
+        });
+        let options = NetOptions { tls_ca_file: Some(CA_FILE.into()), user_agent: String::new() };
+        let target = Target { tls: true, host: "127.0.0.1".to_owned(), port: server.address.port() };
+        let token = CancelToken::new();
+        let mut stream = connect("echo", &target, &options, &token, later()).expect("connects");
+        stream.set_deadline(phase::BODY, later());
+        stream.set_read_waits(false);
+        assert_eq!(stream.read(&mut [0; 9]).expect_err("nothing yet").kind(), io::ErrorKind::WouldBlock);
+        stream.write_all(b"hello").expect("sends");
+        assert!(poll(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], later()).expect("polls"));
+        stream.set_read_waits(true);
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).expect("echoes");
+        assert_eq!(&answer, b"hello");
+        stream.set_silence(Some(Duration::from_millis(30)));
+        let error = stream.read(&mut answer).expect_err("silent");
+        assert!(matches!(NetError::from_io(&error), Some(NetError::Timeout { phase: phase::BODY, .. })), "{error}");
+        token.cancel();
+        let error = stream.read(&mut answer).expect_err("cut");
+        assert!(matches!(NetError::from_io(&error), Some(NetError::Cancelled)), "{error}");
+    }
 }

@@ -34,7 +34,7 @@ pub(super) fn poll(descriptors: &mut [PollFd<'_>], until: Deadline) -> io::Resul
     loop {
         // Rounded up, so that the last fraction of a millisecond is not spent spinning.
         let ms = until.remaining().as_micros().div_ceil(1000);
-        let timeout = PollTimeout::from(i32::try_from(ms).ok().and_then(|ms| PollTimeout::try_from(ms).ok()).unwrap_or(PollTimeout::MAX));
+        let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
         match nix::poll::poll(descriptors, timeout) {
             Ok(0) if until.passed() => return Ok(false),
             Ok(0) | Err(nix::errno::Errno::EINTR) => {}

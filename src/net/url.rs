@@ -200,6 +200,7 @@ fn without_dots(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn addresses_are_taken_apart() {
@@ -259,5 +260,18 @@ mod tests {
         check("z?u=http://w/..", "https://x.org/a/b/z?u=http://w/..");
         assert!(base.join("javascript:alert(1)").is_err());
         assert!(base.join("file:///etc/passwd").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_harmless(base in "(https?://[a-z]{1,5}(:[0-9]{1,3})?)?[/.?#a:%\\PC]{0,20}", reference in "[/.?#a:%\\PC]{0,20}") {
+            if let Ok(url) = Url::parse(&base) {
+                let joined = url.join(&reference);
+                for url in [Some(url), joined.ok()].into_iter().flatten() {
+                    prop_assert!(url.path.starts_with('/') && url.path.bytes().all(|byte| byte.is_ascii_graphic()), "{}", url.path);
+                    prop_assert_eq!(Url::parse(&url.address()).ok(), Some(url));
+                }
+            }
+        }
     }
 }

@@ -134,6 +134,7 @@ fn tokens<'a>(headers: &'a [(String, String)], wanted: &'a str) -> impl Iterator
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn heads_say_how_the_body_ends_and_whether_the_connection_stays() {
@@ -171,5 +172,17 @@ mod tests {
             }
         }
         assert_eq!(head_end(b"HTTP/1.1 200 OK\nA: b\n\nx", 0), Some(22));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_harmless(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            for head in [&bytes[..], &[b"HTTP/1.1 200 OK\r\n", &bytes[..]].concat()] {
+                if let Ok(head) = Head::parse(head) {
+                    let _ = head.framing("GET");
+                }
+                let _ = head_end(head, 0);
+            }
+        }
     }
 }

@@ -8,6 +8,8 @@ mod head;
 mod pool;
 mod request;
 mod response;
+#[cfg(test)]
+pub(super) mod tests;
 
 pub(super) use head::read_head;
 pub use request::{Body, Multipart, Request};
