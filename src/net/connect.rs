@@ -165,7 +165,9 @@ fn open_socket(peer: &str, addresses: &[SocketAddr], until: Deadline, token: &Ca
         }
         token.check()?;
         let wake = if waiting.len() > 0 { until.earliest(next_start) } else { until };
-        if let Some(winner) = wait_for_one(&mut attempts, wake, &mut last_error)? {
+        if let Some(winner) =
+            wait_for_one(&mut attempts, wake, &mut last_error).map_err(|cause| NetError::Connect { peer: peer.to_owned(), cause })?
+        {
             token.check()?;
             return Ok((winner.socket, winner.attached));
         }
@@ -177,13 +179,13 @@ fn wait_for_one(
     attempts: &mut Vec<Attempt>,
     wake: Deadline,
     last_error: &mut (Option<SocketAddr>, io::Error),
-) -> Result<Option<Attempt>, NetError> {
+) -> io::Result<Option<Attempt>> {
     if attempts.is_empty() {
         return Ok(None);
     }
     let ready: Vec<bool> = {
         let mut polled: Vec<_> = attempts.iter().map(|attempt| PollFd::new(attempt.socket.tcp.as_fd(), PollFlags::POLLOUT)).collect();
-        poll(&mut polled, wake).map_err(|cause| NetError::Connect { peer: "poll".to_owned(), cause })?;
+        poll(&mut polled, wake)?;
         polled.iter().map(|polled| polled.any().unwrap_or(true)).collect()
     };
     for at in (0..attempts.len()).rev().filter(|at| ready[*at]) {

@@ -121,6 +121,8 @@ fn a_cancel_ends_every_phase_at_once() {
     let silent = Server::plain(|_, stream| stay_silent(stream));
     check_cancel("TLS handshake", silent.url("https"), Body::Empty);
     check_cancel("waiting for headers", silent.url("http"), Body::Empty);
+    // Nothing holds on to the sockets.
+    silent.wait_for_ends(2);
     let deaf = Server::raw(|_, stream| {
         std::thread::sleep(ms(5000));
         drop(stream);

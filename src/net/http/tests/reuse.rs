@@ -28,8 +28,8 @@ fn connections_are_kept_and_replaced_when_the_server_closes_them() {
         for round in 1..=3 {
             fetch(&client, &request("POST", server.url(scheme), Body::Empty), relaxed()).expect("works");
             assert_eq!(server.connections(), round, "{scheme}");
-            // The close has to arrive, or it is the other case.
-            std::thread::sleep(ms(50));
+            // The close has to have arrived, or it is the other case.
+            server.wait_for_ends(round);
         }
     }
 }

@@ -3,6 +3,7 @@
 // Test servers are plain threads on blocking sockets; the tests themselves bound everything.
 #![allow(clippy::disallowed_methods)]
 
+use crate::clock::Deadline;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::io::{Read, Write};
@@ -21,6 +22,7 @@ impl<T: Read + Write> Wire for T {}
 pub(in crate::net) struct Server {
     pub(in crate::net) address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -29,18 +31,22 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let address = listener.local_addr().expect("bound");
         let connections = Arc::new(AtomicUsize::new(0));
-        let (script, counter) = (Arc::new(script), Arc::clone(&connections));
+        let ended = Arc::new(AtomicUsize::new(0));
+        let (script, counter, end_counter) = (Arc::new(script), Arc::clone(&connections), Arc::clone(&ended));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let number = counter.fetch_add(1, Ordering::SeqCst);
                 // A test that fails must not leave a server behind that waits for ever.
                 stream.set_read_timeout(Some(Duration::from_secs(20))).expect("open");
                 stream.set_write_timeout(Some(Duration::from_secs(20))).expect("open");
-                let script = Arc::clone(&script);
-                std::thread::spawn(move || script(number, stream));
+                let (script, end_counter) = (Arc::clone(&script), Arc::clone(&end_counter));
+                std::thread::spawn(move || {
+                    script(number, stream);
+                    end_counter.fetch_add(1, Ordering::SeqCst);
+                });
             }
         });
-        Self { address, connections }
+        Self { address, connections, ended }
     }
 
     pub(in crate::net) fn plain(script: impl Fn(usize, &mut dyn Wire) + Send + Sync + 'static) -> Self {
@@ -55,6 +61,15 @@ impl Server {
     /// How many connections there have been.
     pub(in crate::net) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Waits until that many connections have been closed on the server's side.
+    pub(in crate::net) fn wait_for_ends(&self, count: usize) {
+        let patience = Deadline::after(Duration::from_secs(10));
+        while self.ended.load(Ordering::SeqCst) < count {
+            assert!(!patience.passed(), "connections stay open");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub(in crate::net) fn url(&self, scheme: &str) -> String {
