@@ -151,6 +151,51 @@ pub const PIPE_GRACE: Duration = Duration::from_millis(200);
 pub const TERM_GRACE: Duration = Duration::from_secs(1);
 /// Background jobs of all sessions together.
 pub const BACKGROUND_JOBS_MAX: usize = 32;
+/// Ended background jobs whose output is kept to be asked for; the oldest go first.
+pub const BACKGROUND_JOBS_KEPT_MAX: usize = 32;
+/// Output of one background job kept in memory: the last so many bytes. With all jobs, running and kept: 8 MiB.
+pub const JOB_OUTPUT_BYTES_MAX: usize = 128 * KIB;
+/// A background job that is still there after this is ended.
+pub const JOB_LIFETIME: Duration = Duration::from_secs(6 * 3600);
+/// Process trees at once: the tools of all turns and the background jobs, with room for several tools a turn.
+pub const TREES_MAX: usize = 128;
+/// Processes waiting to be forked; each is waited for by the thread of a turn, of which there are a few.
+pub const CHILD_STARTS_MAX: usize = 64;
+/// From asking for a process until it is forked. It takes a millisecond; more means that the system has no memory or no process left.
+pub const CHILD_START: Duration = Duration::from_secs(5);
+/// How long a foreground tool waits for the rest of its tree to end after KILL was due.
+pub const TREE_SETTLE: Duration = Duration::from_millis(500);
+/// A tree of which something is left this long after its end was ordered is reported, and looked at less often from then on.
+pub const TREE_STUBBORN: Duration = Duration::from_secs(5);
+/// While trees exist, how often strangers that were re-parented to us are reaped and the CPU time of jobs is noted.
+pub const CHILDREN_LOOK: Duration = Duration::from_secs(5);
+/// Environment block of a process that is searched for the instance mark; Linux allows megabytes, ours are a few KiB and lead with the mark.
+pub const ENVIRON_BYTES_MAX: usize = 256 * KIB;
+
+// --- tools ---
+
+/// A file that `read_file` and `edit_file` take into memory.
+pub const TOOL_FILE_BYTES_MAX: u64 = 8 * MIB as u64;
+/// Lines that `read_file` gives when the model names no number.
+pub const READ_LINES_DEFAULT: usize = 2000;
+/// Longest line shown by `read_file` and `search_files`; the rest is cut. Minified files have lines of megabytes.
+pub const TOOL_LINE_BYTES_MAX: usize = 2 * KIB;
+/// Matches that `search_files` gives.
+pub const SEARCH_MATCHES_MAX: usize = 200;
+/// Directory entries that one `search_files` looks at.
+pub const SEARCH_ENTRIES_MAX: usize = 100_000;
+/// Bytes that one `search_files` reads.
+pub const SEARCH_BYTES_MAX: u64 = 256 * MIB as u64;
+/// A larger file is not searched: it is hardly a text.
+pub const SEARCH_FILE_BYTES_MAX: u64 = 4 * MIB as u64;
+/// One `search_files`.
+pub const SEARCH_TIME: Duration = Duration::from_secs(30);
+/// Body read by `http_fetch`; a page of text is far below.
+pub const FETCH_BYTES_MAX: usize = 2 * MIB;
+/// Redirects followed by `http_fetch`; browsers take 20, nobody needs more than a few.
+pub const FETCH_REDIRECTS_MAX: usize = 5;
+/// One `http_fetch`.
+pub const FETCH_TIME: Duration = Duration::from_secs(60);
 
 // --- turns ---
 
@@ -176,4 +221,5 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 pub const ADMIN_LINE_BYTES_MAX: usize = MIB;
 
 const _: () = assert!(PIPE_GRACE.as_millis() < TERM_GRACE.as_millis());
+const _: () = assert!(BACKGROUND_JOBS_MAX < TREES_MAX);
 const _: () = assert!(STORE_GROUP_MAX <= STORE_QUEUE_MAX);

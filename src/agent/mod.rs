@@ -1,0 +1,1 @@
+//! The agent: what a turn does, and with which tools.
