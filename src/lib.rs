@@ -9,4 +9,5 @@ pub mod net;
 pub mod provider;
 pub mod service;
 pub mod store;
+pub mod text;
 pub mod thread;
