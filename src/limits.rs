@@ -70,6 +70,42 @@ pub const RESOLVERS_MAX: usize = 16;
 pub const RESOLVE: Duration = Duration::from_secs(5);
 pub const CONNECT: Duration = Duration::from_secs(10);
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a look-up may take before its thread counts as stuck: glibc asks three servers twice, five seconds each.
+pub const LOOKUP: Duration = Duration::from_secs(35);
+/// Addresses of one name that are tried.
+pub const ADDRESSES_MAX: usize = 8;
+/// After which the next address is tried beside one that has not answered: "Connection Attempt Delay", RFC 8305.
+pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
+/// A connection is probed after this much silence, then each interval, and given up after that many probes: a peer that
+/// vanished is noticed within a minute.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub const KEEPALIVE_PROBES: u32 = 3;
+/// Data that the peer's kernel has not acknowledged for this long breaks the connection. As long as the probes take.
+pub const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+/// A thread counts as overdue this long after the deadline of its network call, which comes back by itself before.
+pub const NET_GRACE: Duration = Duration::from_millis(500);
+/// What is read from a socket at once.
+pub const READ_BYTES: usize = 8 * KIB;
+/// Status line and headers of a response. Servers allow 8 to 16 KiB for requests; cookies make responses longer.
+pub const HEAD_BYTES_MAX: usize = 64 * KIB;
+pub const HEADERS_MAX: usize = 128;
+/// When sending broke off: how long an answer that was sent before is looked for (413 and a closed connection, mostly).
+pub const EARLY_ANSWER: Duration = Duration::from_secs(1);
+/// Interim (1xx) responses before the real one.
+pub const INTERIM_RESPONSES_MAX: usize = 8;
+/// Size line or trailers of a chunked body.
+pub const CHUNK_LINE_BYTES_MAX: usize = 8 * KIB;
+/// Idle connections that one client keeps.
+pub const IDLE_CONNECTIONS_MAX: usize = 4;
+/// How long an idle connection may be used again. Servers close theirs after 5 s (and say so) to 75 s.
+pub const IDLE_CONNECTION: Duration = Duration::from_secs(30);
+/// What is read of a body that nobody wants, to keep its connection; beyond it the connection is closed.
+pub const UNWANTED_BODY_BYTES_MAX: usize = 64 * KIB;
+/// PEM file of extra authorities; a distribution's whole bundle has 250 KiB.
+pub const CA_FILE_BYTES_MAX: usize = 4 * MIB;
+/// Longest wait that a server's Retry-After is believed.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
 // --- children ---
 
