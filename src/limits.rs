@@ -31,6 +31,35 @@ pub const STORE_QUEUE_MAX: usize = 4096;
 /// Requests that share one transaction, so that one fsync serves them all.
 pub const STORE_GROUP_MAX: usize = 256;
 
+// --- store ---
+
+/// Page size of the database. Small pages, because a commit writes whole pages and most rows are a few hundred bytes.
+pub const STORE_PAGE_BYTES: u32 = 1024;
+/// Pages kept in memory; the system's page cache does the rest.
+pub const STORE_CACHE_BYTES: usize = 256 * KIB;
+/// The write-ahead log is moved into the database when it has this many pages, at the latest.
+pub const STORE_LOG_PAGES_MAX: u32 = 2048;
+/// The same, while there is nothing else to do: keeps the work out of the way of messages.
+pub const STORE_LOG_PAGES_IDLE: u32 = 512;
+/// The log file is cut to this length after it was emptied.
+pub const STORE_LOG_BYTES: usize = 2 * MIB;
+/// After this long without a request, the store tidies up once and then sleeps.
+pub const STORE_IDLE: Duration = Duration::from_secs(2);
+/// While the disk takes nothing and nobody asks, it is tried this often, so that `status` tells when it works again.
+pub const STORE_PROBE: Duration = Duration::from_secs(15);
+/// How long another program may hold the database before an operation fails.
+pub const STORE_LOCK_WAIT: Duration = Duration::from_secs(2);
+/// One group of operations must be on disk within this; an SD card that erases blocks takes a second or two.
+pub const STORE_COMMIT: Duration = Duration::from_secs(15);
+/// Integrity check when the last process ended without closing the store.
+pub const STORE_CHECK: Duration = Duration::from_secs(3);
+/// Integrity check after an orderly close; a start must not wait long for what is unlikely.
+pub const STORE_CHECK_CLEAN: Duration = Duration::from_millis(250);
+/// Rows deleted from one table at once.
+pub const STORE_PRUNE_ROWS: usize = 500;
+/// Free pages that are kept for later use, and that are given back at once beyond that.
+pub const STORE_FREE_PAGES_MAX: u64 = 512;
+
 // --- control ---
 
 /// One event must be handled within this; it takes microseconds when all is well.
@@ -124,6 +153,8 @@ pub const BACKGROUND_JOBS_MAX: usize = 32;
 pub const ROUNDS_PER_TURN_MAX: u32 = 100;
 /// Messages of a transcript that are sent to the model; older ones are left out.
 pub const TRANSCRIPT_MESSAGES_MAX: usize = 400;
+/// The same in bytes of JSON: more than the largest context window takes.
+pub const TRANSCRIPT_BYTES_MAX: usize = 4 * MIB;
 
 // --- control socket ---
 
@@ -132,3 +163,5 @@ pub const ADMIN_LINE_BYTES_MAX: usize = MIB;
 
 const _: () = assert!(PIPE_GRACE.as_millis() < TERM_GRACE.as_millis());
 const _: () = assert!(STORE_GROUP_MAX <= STORE_QUEUE_MAX);
+const _: () = assert!(STORE_LOG_PAGES_IDLE < STORE_LOG_PAGES_MAX);
+const _: () = assert!(STORE_LOCK_WAIT.as_millis() < STORE_COMMIT.as_millis());
