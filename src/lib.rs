@@ -11,4 +11,5 @@ pub mod process;
 pub mod provider;
 pub mod service;
 pub mod store;
+pub mod text;
 pub mod thread;
