@@ -94,5 +94,10 @@ pub const TRANSCRIPT_MESSAGES_MAX: usize = 400;
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 pub const ADMIN_LINE_BYTES_MAX: usize = MIB;
 
+// --- configuration ---
+
+/// The configuration, the `env` file beside it, or the file of a secret. Real ones have a few KiB.
+pub const CONFIG_BYTES_MAX: usize = MIB;
+
 const _: () = assert!(PIPE_GRACE.as_millis() < TERM_GRACE.as_millis());
 const _: () = assert!(STORE_GROUP_MAX <= STORE_QUEUE_MAX);
