@@ -250,7 +250,26 @@ pub const TURN_MAIL_MAX: usize = 256;
 pub const ADMIN_ANSWER: Duration = Duration::from_secs(35);
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 pub const ADMIN_LINE_BYTES_MAX: usize = MIB;
+/// Connections that may be attached to a chat; the rest of the connections stays free for `status` and `stop`.
+pub const ADMIN_ATTACHED_MAX: usize = 24;
+/// From the first byte of a request to its last, and for an answer or an event to be taken by the client.
+pub const ADMIN_LINE: Duration = Duration::from_secs(5);
+/// A connection that is attached to nothing and asks nothing is closed after this.
+pub const ADMIN_IDLE: Duration = Duration::from_secs(60);
+/// One request of the control socket; `send` waits for a commit.
+pub const ADMIN_REQUEST: Duration = Duration::from_secs(15);
+/// Events waiting for one terminal client. Previews are dropped once half of it is full, so that there is room for
+/// messages; a client that leaves no room for a message is disconnected.
+pub const HUB_QUEUE_MAX: usize = 64;
+/// Terminal clients of all chats together, those within the process included.
+pub const HUB_CLIENTS_MAX: usize = 64;
 
+// --- configuration ---
+
+/// The configuration, the `env` file beside it, or the file of a secret. Real ones have a few KiB.
+pub const CONFIG_BYTES_MAX: usize = MIB;
+
+const _: () = assert!(ADMIN_ATTACHED_MAX < ADMIN_CONNECTIONS_MAX && ADMIN_ATTACHED_MAX <= HUB_CLIENTS_MAX);
 const _: () = assert!(PIPE_GRACE.as_millis() < TERM_GRACE.as_millis());
 const _: () = assert!(BACKGROUND_JOBS_MAX < TREES_MAX);
 const _: () = assert!(STORE_GROUP_MAX <= STORE_QUEUE_MAX);

@@ -1,6 +1,6 @@
 //! Accepted messages and the adapters' cursors. Runs on the store thread.
 
-use super::ops::{Done, Failure, encode, one};
+use super::ops::{Done, Failure, decode, encode, one};
 use super::turns;
 use crate::core::record::{Outcome, TurnStart};
 use crate::core::types::{Inbound, InboxId, Receipt};
@@ -60,6 +60,23 @@ pub(super) fn set_cursor(connection: &Connection, adapter: &str, cursor: &str) -
 pub(super) fn load_cursor(connection: &Connection, adapter: &str) -> Done {
     let cursor = connection.query_row("SELECT cursor FROM cursors WHERE adapter = ?1", [adapter], |row| row.get(0)).optional()?;
     Ok(Outcome::Cursor(cursor))
+}
+
+/// `Fenced` unless the message is waiting.
+pub(super) fn require_waiting(connection: &Connection, inbox: InboxId) -> Result<(), Failure> {
+    let sql = "SELECT 1 FROM inbox WHERE id = ?1 AND state = 'waiting'";
+    connection.query_row(sql, [inbox], |_| Ok(())).optional()?.ok_or(Failure::Fenced)
+}
+
+/// Gives a waiting message another text: a /retry becomes the message that it repeats.
+pub(super) fn replace_text(connection: &Connection, inbox: InboxId, text: &str) -> Result<(), Failure> {
+    let sql = "SELECT body FROM inbox WHERE id = ?1 AND state = 'waiting'";
+    let body: Option<String> = connection.query_row(sql, [inbox], |row| row.get(0)).optional()?;
+    let mut inbound: Inbound = decode(&body.ok_or(Failure::Fenced)?, format_args!("inbox row {inbox}"))?;
+    text.clone_into(&mut inbound.text);
+    // In a group the text begins with the name already.
+    inbound.private = true;
+    one(connection.execute("UPDATE inbox SET body = ?2 WHERE id = ?1", params![inbox, encode(&inbound)?])?)
 }
 
 /// Closing what is closed already is no error: the wish is fulfilled. The message of a turn is closed by its turn.

@@ -4,7 +4,7 @@
 //! between has a part of which nobody knows whether it arrived. That doubt stays with the part until it is sent.
 
 use super::ops::{Done, Failure, decode, encode, one};
-use crate::core::record::{Outcome, OutboxRow, OutboxState};
+use crate::core::record::{OutboxRow, OutboxState, Outcome};
 use crate::core::types::{Outbound, OutboxId};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -103,7 +103,7 @@ pub(super) fn mark_part_sent(connection: &Connection, outbox: OutboxId, part: u3
 
 pub(super) fn mark_retry(connection: &Connection, outbox: OutboxId, not_before_ms: i64, error: &str) -> Done {
     let sql = "UPDATE outbox SET state = 'pending', part = NULL, not_before_ms = ?2, error = ?3 \
-               WHERE id = ?1 AND state IN ('pending', 'sending')";
+               WHERE id = ?1 AND state = 'sending'";
     one(connection.execute(sql, params![outbox, not_before_ms, error])?)?;
     Ok(Outcome::Done)
 }
@@ -133,4 +133,18 @@ pub(super) fn load(connection: &Connection, outbox: OutboxId) -> Done {
         error: row.get(7)?,
     };
     Ok(Outcome::Outbox(Some(Box::new(loaded))))
+}
+
+/// What is not delivered yet goes to the chat's new id. The old id stays known to the guard against duplicates.
+pub(super) fn move_chat(connection: &Connection, adapter: &str, old: &str, new: &str) -> Done {
+    let mut statement = connection.prepare("SELECT id, body FROM outbox WHERE state IN ('pending', 'sending')")?;
+    let rows: Vec<(i64, String)> = statement.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    for (id, body) in rows {
+        let mut message: Outbound = decode(&body, format_args!("outbox row {id}"))?;
+        if message.chat.adapter == adapter && message.chat.chat == old {
+            new.clone_into(&mut message.chat.chat);
+            connection.execute("UPDATE outbox SET body = ?2 WHERE id = ?1", params![id, encode(&message)?])?;
+        }
+    }
+    super::sessions::move_chat(connection, adapter, old, new)
 }

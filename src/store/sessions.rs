@@ -3,7 +3,7 @@
 use super::ops::{Done, Failure, decode};
 use super::repair::{asks_something, repair};
 use crate::core::record::Outcome;
-use crate::core::types::{Block, Message, Role, Usage};
+use crate::core::types::{Block, InboxId, Message, Role, Usage};
 use crate::limits;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -111,8 +111,23 @@ pub(super) fn load_transcript(connection: &Connection, name: &str, messages_max:
     Ok(Outcome::Transcript(repair(taken)))
 }
 
-/// The exchange is deleted. While its turn runs there is nothing to take back yet: `Fenced`.
-pub(super) fn undo(connection: &Connection, name: &str) -> Done {
+/// The exchange is deleted, and in the same step the command's row is closed, or carries the text on: after a crash
+/// neither is done twice. While the exchange's turn runs there is nothing to take back yet: `Fenced`.
+pub(super) fn undo(connection: &Connection, name: &str, inbox: InboxId, retry: bool) -> Done {
+    super::inbox::require_waiting(connection, inbox)?;
+    let outcome = take_back(connection, name)?;
+    match &outcome {
+        Outcome::Undone(Some(text)) if retry => super::inbox::replace_text(connection, inbox, text)?,
+        Outcome::Undone(Some(_)) => {
+            super::inbox::close(connection, inbox)?;
+        }
+        // Nothing was taken back; the row is closed with the answer that says so.
+        _ => {}
+    }
+    Ok(outcome)
+}
+
+fn take_back(connection: &Connection, name: &str) -> Done {
     let Some(session) = find(connection, name)? else { return Ok(Outcome::Undone(None)) };
     let last = "SELECT turn FROM messages WHERE session = ?1 AND epoch = ?2 ORDER BY id DESC LIMIT 1";
     let Some(turn) = connection.query_row(last, [session.id, session.epoch], |row| row.get::<_, i64>(0)).optional()? else {
@@ -123,8 +138,7 @@ pub(super) fn undo(connection: &Connection, name: &str) -> Done {
         return Err(Failure::Fenced);
     }
     let text = text_of_user(connection, &session, turn)?;
-    connection
-        .execute("DELETE FROM messages WHERE session = ?1 AND epoch = ?2 AND turn = ?3", params![session.id, session.epoch, turn])?;
+    connection.execute("DELETE FROM messages WHERE session = ?1 AND epoch = ?2 AND turn = ?3", params![session.id, session.epoch, turn])?;
     Ok(Outcome::Undone(Some(text)))
 }
 
@@ -134,8 +148,19 @@ fn text_of_user(connection: &Connection, session: &Session, turn: i64) -> Result
     let mut rows = statement.query([session.id, session.epoch, turn])?;
     let Some(row) = rows.next()? else { return Ok(String::new()) };
     let blocks = read_message(row)?.map(|message| message.blocks).unwrap_or_default();
-    let texts: Vec<&str> = blocks.iter().filter_map(|block| if let Block::Text { text } = block { Some(text.as_str()) } else { None }).collect();
+    let texts: Vec<&str> =
+        blocks.iter().filter_map(|block| if let Block::Text { text } = block { Some(text.as_str()) } else { None }).collect();
     Ok(texts.join("\n"))
+}
+
+/// The conversation of a chat goes on under its new id, unless one has begun there already.
+pub(super) fn move_chat(connection: &Connection, adapter: &str, old: &str, new: &str) -> Done {
+    let (old, new) = (format!("{adapter}:{old}"), format!("{adapter}:{new}"));
+    connection.execute(
+        "UPDATE OR IGNORE sessions SET name = ?2 || substr(name, length(?1) + 1) WHERE name = ?1 OR substr(name, 1, length(?1) + 1) = ?1 || '/'",
+        [&old, &new],
+    )?;
+    Ok(Outcome::Done)
 }
 
 pub(super) fn load_usage(connection: &Connection, name: &str) -> Done {
