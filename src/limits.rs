@@ -170,6 +170,29 @@ pub const STORE_CALL: Duration = Duration::from_secs(30);
 /// Where a wait needs an end but nothing is due: long enough not to wake an idle machine.
 pub const LONG_WAIT: Duration = Duration::from_secs(3600);
 
+// --- provider ---
+
+/// One image in a request. The Messages API takes 5 MB an image, measured after base64, which adds a third.
+pub const IMAGE_BYTES_MAX: usize = 3750 * KIB;
+/// All images of one request, the newest first. The Messages API takes 32 MB a request, base64 included.
+pub const REQUEST_IMAGE_BYTES_MAX: usize = 16 * MIB;
+/// What is read of the body of an error answer; the known ones are below 1 KiB.
+pub const ERROR_BODY_BYTES_MAX: usize = 64 * KIB;
+/// Characters of a provider's own words in an error or a log line.
+pub const ERROR_TEXT_CHARS_MAX: usize = 300;
+/// One streamed answer on the wire. An envelope is some fifty times its token, and a reply has 8 MiB at most; nothing of it is kept.
+pub const STREAM_BYTES_MAX: usize = 512 * MIB;
+/// Blocks of one reply (texts, tool calls). Models were seen to send some tens of parallel calls.
+pub const REPLY_BLOCKS_MAX: usize = 256;
+/// Longest wait that a provider may ask for before the next provider is tried; both vendors' own clients draw the line there.
+pub const PROVIDER_RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// Longest pause between two attempts when the provider names none; the vendors' own clients use the same.
+pub const PROVIDER_BACKOFF_MAX: Duration = Duration::from_secs(8);
+/// How long a provider that failed is passed over while another one can be asked.
+pub const PROVIDER_REST: Duration = Duration::from_secs(60);
+/// The longest such rest, when the provider itself asked for a long wait.
+pub const PROVIDER_REST_MAX: Duration = Duration::from_secs(600);
+
 // --- children ---
 
 /// Output of one tool call kept in memory: the head and the tail, half each.
