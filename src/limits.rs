@@ -281,9 +281,12 @@ pub const ADMIN_LINE: Duration = Duration::from_secs(5);
 pub const ADMIN_IDLE: Duration = Duration::from_secs(60);
 /// One request of the control socket; `send` waits for a commit.
 pub const ADMIN_REQUEST: Duration = Duration::from_secs(15);
-/// Events waiting for one terminal client. Previews are dropped once half of it is full, so that there is room for
-/// messages; a client that leaves no room for a message is disconnected.
+/// A line of the gateway: a reply with every byte escaped, at the worst.
+pub const ADMIN_ANSWER_BYTES_MAX: usize = 6 * REPLY_BYTES_MAX + MIB;
+/// Events waiting for one terminal client; a client that leaves no room for a message is disconnected.
 pub const HUB_QUEUE_MAX: usize = 64;
+/// Previews are dropped while this many events wait: each holds the whole text so far.
+pub const HUB_PREVIEWS_MAX: usize = 4;
 /// Terminal clients of all chats together, those within the process included.
 pub const HUB_CLIENTS_MAX: usize = 64;
 
@@ -293,6 +296,7 @@ pub const HUB_CLIENTS_MAX: usize = 64;
 pub const CONFIG_BYTES_MAX: usize = MIB;
 
 const _: () = assert!(ADMIN_ATTACHED_MAX < ADMIN_CONNECTIONS_MAX && ADMIN_ATTACHED_MAX <= HUB_CLIENTS_MAX);
+const _: () = assert!(HUB_PREVIEWS_MAX < HUB_QUEUE_MAX);
 const _: () = assert!(PIPE_GRACE.as_millis() < TERM_GRACE.as_millis());
 const _: () = assert!(BACKGROUND_JOBS_MAX < TREES_MAX);
 const _: () = assert!(STORE_GROUP_MAX <= STORE_QUEUE_MAX);

@@ -148,7 +148,7 @@ impl Hub {
         let Some(clients) = chats.get_mut(chat) else { return 0 };
         let mut taken = 0;
         clients.retain(|client| {
-            let room = is_message || client.events.len() < limits::HUB_QUEUE_MAX / 2;
+            let room = is_message || client.events.len() < limits::HUB_PREVIEWS_MAX;
             let sent = room && client.events.try_send(event.clone()).is_ok();
             taken += usize::from(sent);
             let keep = sent || !is_message;
@@ -348,9 +348,10 @@ mod tests {
         assert_eq!(outlet.preview(&chat("a"), Some(&id), &text("the"), soon()), Ok(id.clone()));
         outlet.announce(OutboundKind::Reply);
         outlet.edit(&id, &Part { chat: &chat("a"), text: "then", reply_to: None, buttons: &[], key: "k" }, soon()).expect("sent");
+        let mut events: Vec<HubEvent> = terminal.events.try_iter().collect();
         outlet.delete(&chat("a"), "other", soon()).expect("sent");
         outlet.typing(&chat("a"), soon()).expect("sent");
-        let events: Vec<HubEvent> = terminal.events.try_iter().collect();
+        events.extend(terminal.events.try_iter());
         assert_eq!(events[1], HubEvent::Preview { id: id.clone(), preview: text("the") });
         assert!(
             matches!(&events[2], HubEvent::Message { kind: Some(OutboundKind::Reply), replaces: Some(replaced), text, .. } if *replaced == id && text == "then")
@@ -374,8 +375,9 @@ mod tests {
         for number in 0..1000 {
             outlet.preview(&chat("a"), Some("p"), &text(&number.to_string()), soon()).expect("never waits");
         }
-        assert_eq!(slow.events.len(), limits::HUB_QUEUE_MAX / 2);
-        for number in 0..limits::HUB_QUEUE_MAX / 2 {
+        assert_eq!(slow.events.len(), limits::HUB_PREVIEWS_MAX);
+        let room = limits::HUB_QUEUE_MAX - limits::HUB_PREVIEWS_MAX;
+        for number in 0..room {
             quick.events.try_iter().for_each(drop);
             send(&mut outlet, &chat("a"), "m", &number.to_string()).expect("room for messages");
         }
@@ -384,7 +386,7 @@ mod tests {
         send(&mut outlet, &chat("a"), "one too many", "last").expect("the quick one has it");
         assert_eq!((hub.attached("a"), woken.load(Ordering::SeqCst)), (1, limits::HUB_QUEUE_MAX + 1));
         let messages = slow.events.iter().filter(|event| matches!(event, HubEvent::Message { .. })).count();
-        assert_eq!(messages, limits::HUB_QUEUE_MAX / 2, "what was in the queue is still delivered, then it is disconnected");
+        assert_eq!(messages, room, "what was in the queue is still delivered, then it is disconnected");
     }
 
     #[test]

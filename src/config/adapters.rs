@@ -17,16 +17,11 @@ const RESERVED: &str = "local";
 
 pub(super) fn read(section: &Section<'_>, sources: &Sources<'_>, platforms: &dyn PlatformKeys) -> Vec<AdapterConfig> {
     let tables = section.sections();
-    tables.into_iter().filter_map(|(name, at, section)| adapter(&name, at, section, sources, platforms)).collect()
+    let platforms = platforms.platforms();
+    tables.into_iter().filter_map(|(name, at, section)| adapter(&name, at, section, sources, &platforms)).collect()
 }
 
-fn adapter(
-    name: &str,
-    at: Range<usize>,
-    section: Section<'_>,
-    sources: &Sources<'_>,
-    platforms: &dyn PlatformKeys,
-) -> Option<AdapterConfig> {
+fn adapter(name: &str, at: Range<usize>, section: Section<'_>, sources: &Sources<'_>, platforms: &[Platform]) -> Option<AdapterConfig> {
     let valid = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name == RESERVED {
         section.error("`local` is the name of the terminal's own chats", Some(at), "choose another name");
@@ -54,18 +49,18 @@ fn adapter(
         keys: BTreeMap::new(),
         secrets: BTreeMap::new(),
     };
-    for key in platform.keys {
+    for key in &platform.keys {
         own_key(&section, key, sources, &mut config);
     }
     section.finish();
     Some(config)
 }
 
-fn find<'a>(section: &Section<'_>, name: &str, at: Range<usize>, platforms: &'a dyn PlatformKeys, message: &str) -> Option<&'a Platform> {
-    if let Some(platform) = platforms.platform(name) {
+fn find<'a>(section: &Section<'_>, name: &str, at: Range<usize>, platforms: &'a [Platform], message: &str) -> Option<&'a Platform> {
+    if let Some(platform) = platforms.iter().find(|platform| platform.name == name) {
         return Some(platform);
     }
-    let names: Vec<&str> = platforms.platforms().iter().map(|platform| platform.name).collect();
+    let names: Vec<&str> = platforms.iter().map(|platform| platform.name).collect();
     let by_key = !section.has_any(&["platform"]);
     let label = match nearest(name, names.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
@@ -105,6 +100,10 @@ fn read_key(section: &Section<'_>, key: &PlatformKey) -> Option<String> {
         KeyKind::Integer => Some(section.integer(key.name, 0, 0..=u64::from(u32::MAX)).to_string()),
         KeyKind::Boolean => Some(section.boolean(key.name, false).to_string()),
         KeyKind::List => section.list(key.name, true).map(|list| serde_json::Value::from(list).to_string()),
+        KeyKind::Any => section.value(key.name).map(|value| match to_json(value.get_ref()) {
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        }),
         KeyKind::Table => section.value(key.name).map(|value| to_json(value.get_ref()).to_string()),
         // Handled by the caller: it never becomes a plain string.
         KeyKind::Secret => None,

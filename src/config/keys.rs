@@ -5,6 +5,8 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
     Text,
+    /// A string, a number or true and false, kept as text; the adapter checks it. A list or table is kept as JSON.
+    Any,
     /// `x`, `x_env` or `x_file`.
     Secret,
     /// `http://`, `https://`, `ws://` or `wss://`; stored without a slash at the end.
@@ -35,6 +37,17 @@ impl PlatformKey {
         Self { name, kind, required: true, default: None }
     }
 
+    /// A key of which only that much is known: addresses are told by their names.
+    #[must_use]
+    pub fn of(name: &'static str, secret: bool, required: bool, default: Option<&'static str>) -> Self {
+        let kind = match name {
+            _ if secret => KeyKind::Secret,
+            _ if name == "url" || name.ends_with("_url") => KeyKind::Url,
+            _ => KeyKind::Any,
+        };
+        Self { name, kind, required, default }
+    }
+
     #[must_use]
     pub const fn optional(name: &'static str, kind: KeyKind, default: Option<&'static str>) -> Self {
         Self { name, kind, required: false, default }
@@ -42,35 +55,30 @@ impl PlatformKey {
 }
 
 /// The keys of one platform.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
     pub name: &'static str,
-    pub keys: &'static [PlatformKey],
+    pub keys: Vec<PlatformKey>,
 }
 
 /// Tells which platforms there are.
 pub trait PlatformKeys {
     /// All platforms, in the order in which they are to be named to people.
-    fn platforms(&self) -> &[Platform];
-
-    fn platform(&self, name: &str) -> Option<&Platform> {
-        self.platforms().iter().find(|platform| platform.name == name)
-    }
-}
-
-impl PlatformKeys for &[Platform] {
-    fn platforms(&self) -> &[Platform] {
-        self
-    }
+    fn platforms(&self) -> Vec<Platform>;
 }
 
 /// The platforms of this build.
-pub const PLATFORMS: &[Platform] = &[Platform {
-    name: "telegram",
-    keys: &[
-        PlatformKey::required("token", KeyKind::Secret),
-        PlatformKey::optional("base_url", KeyKind::Url, Some("https://api.telegram.org")),
-        PlatformKey::optional("rate_limit", KeyKind::Integer, None),
-        PlatformKey::optional("poll_timeout", KeyKind::Duration, None),
-    ],
-}];
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BuiltIn;
+
+impl PlatformKeys for BuiltIn {
+    fn platforms(&self) -> Vec<Platform> {
+        let telegram = [
+            PlatformKey::required("token", KeyKind::Secret),
+            PlatformKey::optional("base_url", KeyKind::Url, Some("https://api.telegram.org")),
+            PlatformKey::optional("rate_limit", KeyKind::Any, None),
+            PlatformKey::optional("poll_timeout", KeyKind::Duration, None),
+        ];
+        vec![Platform { name: "telegram", keys: telegram.to_vec() }]
+    }
+}

@@ -1,6 +1,6 @@
 //! The configuration from a file's text to what people see.
 
-use super::super::keys::PLATFORMS;
+use super::super::keys::BuiltIn;
 use super::super::places::{Choice, find};
 use super::*;
 use std::os::unix::fs::PermissionsExt;
@@ -39,7 +39,7 @@ impl Fixture {
 
     fn load(&self) -> Result<Loaded, LoadError> {
         let places = find(&Choice::default(), &self.environment, &Path::exists).expect("places");
-        load(&places, &self.environment, &PLATFORMS)
+        load(&places, &self.environment, &BuiltIn)
     }
 }
 

@@ -7,6 +7,7 @@ pub use super::protocol::{Admin, Request, Response};
 
 use super::address::listen_at;
 use super::lines::{Filled, LineBuffer, to_line, write_all};
+use super::lock::Lock;
 use super::wake::{Wake, poll_ready};
 use crate::adapter::local::Attachment;
 use crate::clock::{self, Deadline};
@@ -52,12 +53,17 @@ impl std::fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
-/// Starts the control socket. The caller holds the instance lock, so whatever is at `path` is a leftover.
+/// Starts the control socket, where the lock's comment says. The lock is held, so whatever is there is a leftover.
 /// Ends, and takes the socket away, when `token` is cancelled.
 ///
 /// # Errors
 /// [`ServeError`].
-pub fn serve(admin: Arc<dyn Admin>, path: &Path, threads: &Threads, token: &CancelToken) -> Result<Handle, ServeError> {
+pub fn serve(admin: Arc<dyn Admin>, lock: &Lock, threads: &Threads, token: &CancelToken) -> Result<Handle, ServeError> {
+    let path = lock.info().socket.unwrap_or_else(|| socket_path(lock.directory(), None));
+    serve_at(admin, &path, threads, token)
+}
+
+fn serve_at(admin: Arc<dyn Admin>, path: &Path, threads: &Threads, token: &CancelToken) -> Result<Handle, ServeError> {
     let failed = |cause| ServeError::Socket { path: path.to_owned(), cause };
     let listener = bind(path).map_err(failed)?;
     let wake = Arc::new(Wake::new().map_err(failed)?);
@@ -211,7 +217,7 @@ struct Connection {
 impl Connection {
     fn new(admin: Arc<dyn Admin>, stream: UnixStream, slot: Slot) -> std::io::Result<Self> {
         let (wake, patience) = (Arc::new(Wake::new()?), Deadline::after(limits::ADMIN_IDLE));
-        Ok(Self { admin, stream, wake, buffer: LineBuffer::default(), attachment: None, slot, patience })
+        Ok(Self { admin, stream, wake, buffer: LineBuffer::new(limits::ADMIN_LINE_BYTES_MAX), attachment: None, slot, patience })
     }
 
     fn run(mut self, token: &CancelToken) {

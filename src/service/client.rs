@@ -3,15 +3,17 @@
 use super::address::connect_to;
 use super::lines::{Filled, LineBuffer, to_line, write_all};
 use super::protocol::{Request, Response};
-use super::wake::{Wake, poll_ready};
+use super::wake::poll_ready;
 use crate::adapter::local::HubEvent;
 use crate::clock::Deadline;
+use crate::limits;
 use nix::poll::PollFlags;
 use serde_json::Value;
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 /// Why the gateway did not do it.
 #[derive(Debug)]
@@ -44,16 +46,6 @@ impl std::fmt::Display for ClientError {
 
 impl std::error::Error for ClientError {}
 
-/// What [`Client::next_event`] came back with.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Next {
-    Event(HubEvent),
-    /// The wake-up descriptor was used.
-    Woken,
-    /// The deadline passed.
-    Timeout,
-}
-
 /// A connection to a gateway.
 pub struct Client {
     stream: UnixStream,
@@ -70,17 +62,17 @@ impl Client {
             std::io::ErrorKind::TimedOut => ClientError::NoAnswer,
             _ => ClientError::Unreachable(cause),
         })?;
-        Ok(Self { stream, buffer: LineBuffer::default(), events: VecDeque::new() })
+        Ok(Self { stream, buffer: LineBuffer::new(limits::ADMIN_ANSWER_BYTES_MAX), events: VecDeque::new() })
     }
 
-    /// Asks and waits for the answer. Events that come in between are kept for [`Client::next_event`].
+    /// Asks and waits for the answer. Events that come in between are kept for [`Client::try_event`].
     ///
     /// # Errors
     /// [`ClientError`].
     pub fn ask(&mut self, request: &Request, deadline: Deadline) -> Result<Value, ClientError> {
         write_all(&self.stream, &to_line(request), deadline).map_err(failed)?;
         loop {
-            match self.next_response(deadline, None)? {
+            match self.next_response(deadline)? {
                 Some(Response::Ok(value)) => return Ok(value),
                 Some(Response::Error(why)) => return Err(ClientError::Refused(why)),
                 Some(Response::Event(event)) => self.events.push_back(event),
@@ -89,48 +81,46 @@ impl Client {
         }
     }
 
-    /// Waits for an event of the chat that the connection is attached to, or for `wake`.
+    /// The next event of the chat that the connection is attached to, if it is there already. When there is none,
+    /// [`Client::fd`] becomes readable with the next.
     ///
     /// # Errors
     /// [`ClientError`] when the connection is over.
-    pub fn next_event(&mut self, deadline: Deadline, wake: &Wake) -> Result<Next, ClientError> {
+    pub fn try_event(&mut self) -> Result<Option<HubEvent>, ClientError> {
         if let Some(event) = self.events.pop_front() {
-            return Ok(Next::Event(event));
+            return Ok(Some(event));
         }
         loop {
-            match self.next_response(deadline, Some(wake))? {
-                Some(Response::Event(event)) => return Ok(Next::Event(event)),
+            match self.next_response(Deadline::after(Duration::ZERO))? {
+                Some(Response::Event(event)) => return Ok(Some(event)),
                 // The answer to a question that was given up.
                 Some(Response::Ok(_) | Response::Error(_)) => {}
-                None if deadline.passed() => return Ok(Next::Timeout),
-                None => return Ok(Next::Woken),
+                None => return Ok(None),
             }
         }
     }
 
-    /// `None`: the deadline passed or `wake` was used.
-    fn next_response(&mut self, deadline: Deadline, wake: Option<&Wake>) -> Result<Option<Response>, ClientError> {
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// `None`: the deadline passed.
+    fn next_response(&mut self, deadline: Deadline) -> Result<Option<Response>, ClientError> {
         loop {
             if let Some(line) = self.buffer.next_line() {
                 let response = serde_json::from_slice(&line);
                 return response.map(Some).map_err(|cause| ClientError::Nonsense(cause.to_string()));
             }
-            let stream = (self.stream.as_fd(), PollFlags::POLLIN);
-            let woken = match wake {
-                Some(wake) => {
-                    let [readable, woken] =
-                        poll_ready([stream, (wake.fd(), PollFlags::POLLIN)], Some(deadline)).map_err(ClientError::Io)?;
-                    woken || !readable
-                }
-                None => !poll_ready([stream], Some(deadline)).map_err(ClientError::Io)?[0],
-            };
-            if woken {
-                return Ok(None);
-            }
             match self.buffer.fill(&self.stream).map_err(failed)? {
-                Filled::Bytes | Filled::Nothing => {}
+                Filled::Bytes => continue,
+                Filled::Nothing => {}
                 Filled::End => return Err(ClientError::Closed),
                 Filled::TooLong => return Err(ClientError::Nonsense("a line without end".to_owned())),
+            }
+            let [readable] = poll_ready([(self.stream.as_fd(), PollFlags::POLLIN)], Some(deadline)).map_err(ClientError::Io)?;
+            if !readable {
+                return Ok(None);
             }
         }
     }

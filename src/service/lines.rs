@@ -2,16 +2,17 @@
 
 use super::wake::poll_ready;
 use crate::clock::Deadline;
-use crate::limits;
 use nix::poll::PollFlags;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 /// Takes bytes in, gives lines out.
-#[derive(Default)]
 pub(super) struct LineBuffer {
+    line_bytes_max: usize,
     bytes: Vec<u8>,
+    /// What came since the last line break.
+    unfinished: usize,
     /// Where the search for a line break goes on.
     searched: usize,
 }
@@ -28,6 +29,10 @@ pub(super) enum Filled {
 }
 
 impl LineBuffer {
+    pub(super) fn new(line_bytes_max: usize) -> Self {
+        Self { line_bytes_max, bytes: Vec::new(), unfinished: 0, searched: 0 }
+    }
+
     /// Reads once from a socket that does not block.
     pub(super) fn fill(&mut self, mut stream: &UnixStream) -> std::io::Result<Filled> {
         let mut chunk = [0; 16 * 1024];
@@ -35,10 +40,11 @@ impl LineBuffer {
             Ok(0) => Ok(Filled::End),
             Ok(count) => {
                 self.bytes.extend_from_slice(&chunk[..count]);
-                // Only what has no line break counts against the limit: a burst of short lines is fine.
-                let tail = self.bytes.len() - self.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-                let too_long = tail > limits::ADMIN_LINE_BYTES_MAX;
-                Ok(if too_long { Filled::TooLong } else { Filled::Bytes })
+                self.unfinished = match chunk[..count].iter().rposition(|byte| *byte == b'\n') {
+                    Some(at) => count - at - 1,
+                    None => self.unfinished + count,
+                };
+                Ok(if self.unfinished > self.line_bytes_max { Filled::TooLong } else { Filled::Bytes })
             }
             Err(cause) if matches!(cause.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(Filled::Nothing),
             Err(cause) => Err(cause),
@@ -99,7 +105,7 @@ mod tests {
     fn lines_come_out_whole() {
         let (ours, mut theirs) = UnixStream::pair().expect("pair");
         ours.set_nonblocking(true).expect("set");
-        let mut buffer = LineBuffer::default();
+        let mut buffer = LineBuffer::new(1 << 20);
         assert_eq!(buffer.fill(&ours).expect("reads"), Filled::Nothing);
         for (sent, expect) in [("a", vec![]), ("b\nc\n\n", vec!["ab", "c", ""]), ("d\r\ne", vec!["d\r"])] {
             theirs.write_all(sent.as_bytes()).expect("sent");

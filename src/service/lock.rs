@@ -180,6 +180,23 @@ pub fn holder(directory: &Path) -> Result<Option<HolderInfo>, LockError> {
     }
 }
 
+/// Writes the number of this process for init systems that want it. It is never read by this program.
+///
+/// # Errors
+/// [`LockError::Io`].
+pub fn write_pid_file(path: &Path) -> Result<(), LockError> {
+    let failed = |cause| LockError::Io { doing: "write the pid file", path: path.to_owned(), cause };
+    // A rename, so that nobody ever reads half a number.
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let draft = path.with_file_name(name);
+    std::fs::write(&draft, format!("{}\n", std::process::id())).map_err(failed)?;
+    std::fs::rename(&draft, path).map_err(|cause| {
+        let _ = std::fs::remove_file(&draft);
+        failed(cause)
+    })
+}
+
 fn create_directory(directory: &Path) -> Result<(), LockError> {
     let created = DirBuilder::new().recursive(true).mode(0o700).create(directory);
     let failed = |cause| LockError::Io { doing: "create the state directory", path: directory.to_owned(), cause };
@@ -367,6 +384,18 @@ mod tests {
             assert_eq!((info.pid, info.describe().as_str()), (None, "a process that left no word about itself"), "{text:?}");
         }
         drop(lock);
+    }
+
+    #[test]
+    fn pid_files() {
+        let scratch = tempfile::tempdir().expect("scratch directory");
+        let path = scratch.path().join("run.pid");
+        std::fs::write(&path, "1").expect("written");
+        write_pid_file(&path).expect("written");
+        assert_eq!(std::fs::read_to_string(&path).expect("there"), format!("{}\n", std::process::id()));
+        assert_eq!(std::fs::read_dir(scratch.path()).expect("readable").count(), 1);
+        let error = write_pid_file(Path::new("/nowhere/run.pid")).expect_err("no directory").to_string();
+        assert!(error.starts_with("cannot write the pid file /nowhere/run.pid: "), "{error}");
     }
 
     #[test]

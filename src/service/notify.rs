@@ -48,6 +48,24 @@ impl Notifier {
         Self { target, watchdog: watchdog.filter(|micros| *micros > 0).map(Duration::from_micros) }
     }
 
+    /// For this process.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        Self::new(&Environment::of_process())
+    }
+
+    pub fn ready(&self, status: &str) {
+        self.tell(&[Notice::Ready, Notice::Status(status)]);
+    }
+
+    pub fn stopping(&self) {
+        self.tell(&[Notice::Stopping]);
+    }
+
+    pub fn watchdog(&self) {
+        self.tell(&[Notice::Watchdog]);
+    }
+
     /// Somebody listens.
     #[must_use]
     pub fn is_active(&self) -> bool {
@@ -56,7 +74,7 @@ impl Notifier {
 
     /// The time within which the supervisor wants to hear [`Notice::Watchdog`]; half of it is a good interval.
     #[must_use]
-    pub fn watchdog(&self) -> Option<Duration> {
+    pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog.filter(|_| self.is_active())
     }
 
@@ -152,7 +170,7 @@ mod tests {
             let environment = pairs.iter().fold(base.clone(), |environment, (name, value)| environment.with(name, value));
             let notifier = Notifier::new(&environment);
             notifier.tell(&[Notice::Ready]);
-            assert_eq!((notifier.is_active(), notifier.watchdog()), (active, watchdog_ms.map(Duration::from_millis)), "{pairs:?}");
+            assert_eq!((notifier.is_active(), notifier.watchdog_interval()), (active, watchdog_ms.map(Duration::from_millis)), "{pairs:?}");
         };
         check(&[], false, None);
         check(&[("NOTIFY_SOCKET", "relative")], false, None);
