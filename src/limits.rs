@@ -157,6 +157,24 @@ pub const CA_FILE_BYTES_MAX: usize = 4 * MIB;
 /// Longest wait that a server's Retry-After is believed.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// One WebSocket message that is received. The largest known are Home Assistant's list of states and Discord's READY, a few MiB each.
+pub const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 16 * MIB;
+/// What a WebSocket holds for a peer that does not read; the longest message that can be sent. A chunk of an upload has half a MiB.
+pub const WEBSOCKET_UNSENT_BYTES_MAX: usize = MIB;
+/// From the first byte of a received message to its last: 16 MiB at 1 Mbit/s.
+pub const WEBSOCKET_MESSAGE: Duration = Duration::from_secs(130);
+/// What one look at a WebSocket may take although its deadline has passed: what has arrived is to be seen, a flood is not.
+pub const WEBSOCKET_LOOK: Duration = Duration::from_millis(20);
+/// Messages that are received while another one is being sent; then the peer has to wait until that is out.
+pub const WEBSOCKET_ARRIVED_MAX: usize = 64;
+/// A WebSocket that has received a longer message gives the memory back; shorter ones are worth keeping it.
+pub const WEBSOCKET_KEPT_BYTES_MAX: usize = 64 * KIB;
+/// How long the answer to a CLOSE is waited for. Every server that is alive answers within a round trip.
+pub const WEBSOCKET_CLOSE: Duration = Duration::from_secs(2);
+/// The body of a refused upgrade, after the status: it only explains.
+pub const WEBSOCKET_REFUSAL: Duration = Duration::from_secs(1);
+pub const WEBSOCKET_REFUSAL_BYTES_MAX: usize = 16 * KIB;
+
 /// Longest wait between two attempts to connect, also when the platform asks for more.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(600);
 /// One attempt to deliver one part of a message.

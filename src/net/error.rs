@@ -19,6 +19,10 @@ pub mod phase {
     pub const BODY: &str = "body";
     /// Bytes came, but the deadline of the whole request has passed.
     pub const TOTAL: &str = "total";
+    /// A WebSocket message was begun and not taken completely; the rest may still go out.
+    pub const MESSAGE: &str = "message";
+    /// The end of a WebSocket connection was announced and not confirmed.
+    pub const CLOSE: &str = "close";
 }
 
 /// Where a request went wrong, classified once.
@@ -89,7 +93,7 @@ impl NetError {
 
 /// Whether a request is out completely in this phase.
 pub(super) fn is_sent(of: &str) -> bool {
-    [phase::HEADERS, phase::BODY, phase::TOTAL].contains(&of)
+    [phase::HEADERS, phase::BODY, phase::TOTAL, phase::MESSAGE, phase::CLOSE].contains(&of)
 }
 
 impl std::fmt::Display for NetError {
@@ -105,6 +109,8 @@ impl std::fmt::Display for NetError {
                     phase::SEND => "the request was not taken",
                     phase::HEADERS => "no answer",
                     phase::BODY => "nothing more of the answer came",
+                    phase::MESSAGE => "the message was not taken completely",
+                    phase::CLOSE => "the end of the connection was not confirmed",
                     _ => "the answer did not end",
                 };
                 write!(f, "{peer}: {what} within {}", Span(*after))

@@ -1,9 +1,9 @@
-//! The network: bounded look-up, connect, TLS, HTTP/1.1, server-sent events. No call without a deadline.
+//! The network: bounded look-up, connect, TLS, HTTP/1.1, server-sent events, WebSocket. No call without a deadline.
 //!
 //! A [`Client`] belongs to one thread and purpose. Whatever it waits for (a name server, a connect, a handshake, a
 //! peer that does not read, headers, a body), it comes back at the deadline, and within milliseconds of a cancel:
 //! sockets are attached to the [`CancelToken`](crate::thread::CancelToken) before they can block. [`connect`] gives
-//! the bare [`Stream`] for other protocols. Errors and pulses name `host:port`, never a path or a header.
+//! the bare [`Stream`] for other protocols; [`WebSocket`] is built on it. Errors and pulses name `host:port`, never a path or a header.
 
 mod connect;
 mod error;
@@ -14,6 +14,7 @@ pub mod sse;
 mod stream;
 mod tls;
 mod url;
+mod ws;
 
 pub use connect::connect;
 pub use error::{NetError, phase};
@@ -21,6 +22,7 @@ pub use http::{Body, Client, Multipart, Request, Response, SaveError, find_heade
 pub use resolve::register_threads;
 pub use stream::Stream;
 pub use url::{Target, Url};
+pub use ws::{Refusal, Waker, WebSocket, WsError, WsEvent, WsLimits, WsMessage, close_code};
 
 use crate::clock::Deadline;
 use std::path::PathBuf;

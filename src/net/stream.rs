@@ -61,6 +61,7 @@ pub(super) struct Wire {
     peer: String,
     patience: Patience,
     waits_to_read: bool,
+    waits_to_write: bool,
 }
 
 /// A connection. Reads and writes end at the deadline last set with [`Stream::set_deadline`], with an error that
@@ -74,7 +75,11 @@ impl Stream {
     /// A stream on a connected socket, which is attached to `token` already.
     pub(super) fn new(socket: Arc<Socket>, attached: Attached, token: &CancelToken, peer: String, until: Deadline) -> Self {
         let patience = Patience { phase: phase::CONNECT, since: clock::now(), until, silence: None };
-        Self { wire: Wire { socket, attached: Some(attached), token: token.clone(), peer, patience, waits_to_read: true }, tls: None }
+        let token = token.clone();
+        Self {
+            wire: Wire { socket, attached: Some(attached), token, peer, patience, waits_to_read: true, waits_to_write: true },
+            tls: None,
+        }
     }
 
     /// `host:port` of the server that was asked for, for messages.
@@ -99,9 +104,20 @@ impl Stream {
     }
 
     /// With `false`, a read that would have to wait fails with [`ErrorKind::WouldBlock`], for loops that poll several
-    /// descriptors. Read until then before polling: what TLS has taken in is invisible to poll(2). Writes always wait.
+    /// descriptors. Read until then before polling: what TLS has taken in is invisible to poll(2).
     pub fn set_read_waits(&mut self, waits: bool) {
         self.wire.waits_to_read = waits;
+    }
+
+    /// With `false`, a write or flush that would have to wait fails with [`ErrorKind::WouldBlock`]. A write that was
+    /// taken may still be held back by TLS then: flush until that succeeds, whenever the socket takes more.
+    pub fn set_write_waits(&mut self, waits: bool) {
+        self.wire.waits_to_write = waits;
+    }
+
+    /// Whether TLS holds back something that a [`Write::flush`] would send.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
 
     /// Takes the socket out of the token's reach while the connection is idle.
@@ -194,6 +210,7 @@ impl Wire {
         loop {
             match write(&mut &self.socket.tcp) {
                 Ok(count) => return Ok(count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock && !self.waits_to_write => return Err(error),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::POLLOUT, None)?,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.broken(plain_words(&error))),
@@ -249,7 +266,11 @@ impl Read for Stream {
                 Err(error) => return Err(self.wire.broken(plain_words(&error))),
             }
             while tls.wants_write() {
-                tls.write_tls(&mut self.wire)?;
+                match tls.write_tls(&mut self.wire) {
+                    // There is no room; whoever polls sends it later.
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    written => _ = written?,
+                }
             }
             tls.read_tls(&mut self.wire)?;
             if let Err(error) = tls.process_new_packets() {
@@ -263,10 +284,14 @@ impl Read for Stream {
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // What was held back goes first, so that TLS has room, and nothing is taken and then reported as an error.
+        self.flush_tls()?;
         let Some(tls) = &mut self.tls else { return self.wire.write(bytes) };
         let count = tls.writer().write(bytes)?;
-        self.flush_tls()?;
-        Ok(count)
+        match self.flush_tls() {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(count),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

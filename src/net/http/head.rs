@@ -126,7 +126,7 @@ impl Head {
 }
 
 /// The comma-separated words of all headers of that name.
-fn tokens<'a>(headers: &'a [(String, String)], wanted: &'a str) -> impl Iterator<Item = &'a str> {
+pub(in crate::net) fn tokens<'a>(headers: &'a [(String, String)], wanted: &'a str) -> impl Iterator<Item = &'a str> {
     let values = headers.iter().filter(move |(name, _)| name.eq_ignore_ascii_case(wanted));
     values.flat_map(|(_, value)| value.split(',').map(str::trim))
 }

@@ -10,10 +10,12 @@ mod request;
 mod response;
 #[cfg(test)]
 pub(super) mod tests;
+mod upgrade;
 
-pub(super) use head::read_head;
+pub(super) use head::{read_head, tokens};
 pub use request::{Body, Multipart, Request};
 pub use response::{Response, SaveError, find_header, retry_after};
+pub(super) use upgrade::{Upgrade, UpgradeRequest};
 
 use super::connect::{Dial, enter};
 use super::error::{NetError, phase};
