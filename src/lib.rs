@@ -4,6 +4,7 @@ pub mod adapter;
 pub mod agent;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod core;
 pub mod limits;
 pub mod net;

@@ -16,6 +16,8 @@ pub const THREADS_MAX: usize = 512;
 /// Abandoned threads after which the process restarts itself rather than going on with leaks.
 pub const ABANDONED_THREADS_MAX: usize = 16;
 
+/// How late a thread may be before the guardian calls it stuck. A promise: seen within its deadline and a second.
+pub const GUARDIAN_GRACE_MS: u64 = 500;
 /// What the guardian grants on top of the stop budget before it forces the exit: the ladder's own joins and the log.
 pub const GUARDIAN_SLACK: Duration = Duration::from_millis(500);
 /// How long the last log lines may take to be written.

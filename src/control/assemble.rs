@@ -3,22 +3,24 @@
 use super::board::Board;
 use super::lanes::{self, Lanes, Message, Signal};
 use super::{Attached, Control, signals};
-use crate::adapter::local::{self, Hub};
+use crate::adapter::local;
 use crate::adapter::sender::Mailbox;
 use crate::adapter::{Adapter, table};
 use crate::agent::tools;
 use crate::agent::turn::Agent;
 use crate::clock::Deadline;
-use crate::config::{AdapterConfig, Busy, Config};
+use crate::config::{AdapterConfig, Busy, Config, Environment};
 use crate::core::event::Event;
 use crate::core::record::{Op, Outcome};
+use crate::core::types::ChatRef;
 use crate::core::{AdapterRules, BusyMode, Core, Rules};
 use crate::limits;
 use crate::net::NetOptions;
 use crate::process::{Children, instance_mark};
-use crate::provider::chain;
+use crate::provider;
+use crate::service::admin::{self, Admin};
 use crate::service::lock::Lock;
-use crate::service::notify::Notifier;
+use crate::service::notify::{Notice, Notifier};
 use crate::store::{self, StoreHandle, StoreThread};
 use crate::thread::{CancelToken, Guardian, GuardianPlan, Handle, ThreadEnd, Threads, install_panic_hook, logging, wait_for_work};
 use std::collections::{BTreeMap, HashMap};
@@ -123,10 +125,16 @@ impl Parts {
         };
         let signal_thread = signals::start(threads, lanes.clone(), Arc::clone(&guardian), bounds).map_err(|error| failed(&error))?;
         let children = Children::new(instance_mark(&config.state_dir), threads);
-        let notifier = Arc::new(Notifier::from_environment());
+        let environment = Environment::of_process();
+        let notifier = Arc::new(Notifier::new(&environment));
         start_guardian(threads, &guardian, &lanes, &children, &notifier)?;
-        let hub = Arc::new(Hub::default());
-        let board = Arc::new(Board::new(threads, &children, &lanes, stop_budget, Arc::clone(&hub)));
+        crate::net::register_threads(threads);
+        let board = Arc::new(Board::new(threads, &children, &lanes, stop_budget, &guardian));
+        let attach_lanes = lanes.clone();
+        board.hub().on_attach(move |chat| {
+            let chat = ChatRef { adapter: local::NAME.to_owned(), chat: chat.to_owned(), thread: None };
+            attach_lanes.event(Event::Attached { chat });
+        });
         let swept = children.sweep_leftovers(Deadline::after(limits::SWEEP));
         if swept.term + swept.kill > 0 {
             log::warn!(target: "control", "ended {} processes that a former instance had left", swept.term + swept.kill);
@@ -136,9 +144,10 @@ impl Parts {
         let opened = store::open(&path, threads, token.child(), Deadline::after(limits::STORE_OPEN));
         let (store, store_thread) = opened.map_err(|error| failed(&error))?;
         board.store_is(&store);
-        let net = NetOptions { tls_ca_file: config.ca_file.clone(), ..NetOptions::new(threads) };
-        let chain = chain::build(&config.providers).map_err(StartError::Config)?;
-        let adapters = build_adapters(&config, &hub, &board, &token)?;
+        let user_agent = format!("hermes-gateway/{}", env!("CARGO_PKG_VERSION"));
+        let net = NetOptions { tls_ca_file: config.ca_file.clone(), user_agent };
+        let chain = provider::build(&config.providers).map_err(StartError::Config)?;
+        let adapters = build_adapters(&config, &board, &token)?;
         let mut protected = vec![config.state_dir.clone()];
         protected.extend(options.config_path.clone());
         let rules = rules(&config, &adapters);
@@ -177,25 +186,24 @@ impl Parts {
         };
         // The signal thread has nobody to wait for and is not joined; it ends with the process.
         drop(signal_thread);
-        let mut others = vec![crate::service::admin::serve(board.clone(), &options.lock, threads, &token.child()).map_err(|error| failed(&error))?];
+        let mut others = vec![serve_admin(&board, &options.lock, &environment, threads, &token)?];
         if let Some(console) = options.console {
             others.push(start_console(console, threads, &board, &token, &lanes)?);
         }
         recover(&store, &lanes);
         if let Some(path) = &options.pid_file {
-            crate::service::lock::write_pid_file(path).map_err(|error| failed(&error))?;
+            std::fs::write(path, format!("{}\n", std::process::id()))
+                .map_err(|error| StartError::Failed(format!("cannot write the pid file {}: {error}", path.display())))?;
         }
         Ok(Self { control, config, notifier, store_thread, others, pid_file: options.pid_file, guardian, _lock: options.lock })
     }
 
     fn run(mut self) -> u8 {
         let budget = self.control.stop_budget;
-        let systemd = crate::service::notify::stop_timeout();
-        let allowed = systemd.map_or_else(String::new, |limit| format!(" (systemd allows {} s)", limit.as_secs()));
-        log::info!(target: "control", "hermes-gateway {}, pid {}, stop budget {} s{allowed}", env!("CARGO_PKG_VERSION"), std::process::id(), budget.as_secs());
-        self.notifier.ready("running");
+        log::info!(target: "control", "hermes-gateway {}, pid {}, stop budget {} s", env!("CARGO_PKG_VERSION"), std::process::id(), budget.as_secs());
+        self.notifier.tell(&[Notice::Ready, Notice::Status("running")]);
         let code = self.control.decide();
-        self.notifier.stopping();
+        self.notifier.tell(&[Notice::Stopping]);
         self.control.leave(&self.config.shutdown, self.store_thread, self.others);
         self.guardian.finished();
         if let Some(path) = self.pid_file {
@@ -218,7 +226,7 @@ fn start_guardian(
         control: "control".to_owned(),
         ping: Box::new(move || ping_lanes.urgent(Message::Ping)),
         overdue: Box::new(move |thread| overdue_lanes.urgent(Message::Overdue(thread.clone()))),
-        healthy: Box::new(move || notifier.watchdog()),
+        healthy: Box::new(move || notifier.tell(&[Notice::Watchdog])),
         leave: Box::new(move |why| {
             log::error!(target: "guardian", "{why}; ending the process");
             for thread in dump_threads.list() {
@@ -234,21 +242,25 @@ fn start_guardian(
     started.map(drop).map_err(|error| StartError::Failed(error.to_string()))
 }
 
-fn build_adapters(
-    config: &Config,
-    hub: &Arc<Hub>,
-    board: &Arc<Board>,
-    token: &CancelToken,
-) -> Result<BTreeMap<String, Attached>, StartError> {
+fn build_adapters(config: &Config, board: &Arc<Board>, token: &CancelToken) -> Result<BTreeMap<String, Attached>, StartError> {
     let mut adapters = BTreeMap::new();
-    let local: Arc<dyn Adapter> = Arc::new(local::Local::new(Arc::clone(hub)));
+    let local: Arc<dyn Adapter> = Arc::new(local::Local::new(Arc::clone(board.hub())));
     let mut attach = |name: &str, platform: &str, streaming: bool, adapter: Arc<dyn Adapter>| {
         let heard = Arc::new(AtomicU64::new(0));
         board.adapter_is(&name.to_owned(), platform, &heard);
         let (receipts, _) = crossbeam_channel::bounded(0);
         let (mailbox, platform) = (Arc::new(Mailbox::default()), platform.to_owned());
-        let attached =
-            Attached { adapter, platform, streaming, mailbox, generation: 0, token: token.child(), inlet_token: token.child(), receipts, heard };
+        let attached = Attached {
+            adapter,
+            platform,
+            streaming,
+            mailbox,
+            generation: 0,
+            token: token.child(),
+            inlet_token: token.child(),
+            receipts,
+            heard,
+        };
         adapters.insert(name.to_owned(), attached);
     };
     attach(local::NAME, local::NAME, true, local);
@@ -306,7 +318,26 @@ fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> Rules {
     }
 }
 
-fn start_console(console: Console, threads: &Threads, board: &Arc<Board>, token: &CancelToken, lanes: &Lanes) -> Result<Handle, StartError> {
+fn serve_admin(
+    board: &Arc<Board>,
+    lock: &Lock,
+    environment: &Environment,
+    threads: &Threads,
+    token: &CancelToken,
+) -> Result<Handle, StartError> {
+    let path = admin::socket_path(lock.directory(), environment.first_directory("RUNTIME_DIRECTORY").as_deref());
+    lock.announce(|info| info.socket = Some(path));
+    let admin: Arc<dyn Admin> = Arc::clone(board) as Arc<dyn Admin>;
+    admin::serve(admin, lock, threads, &token.child()).map_err(|error| StartError::Failed(error.to_string()))
+}
+
+fn start_console(
+    console: Console,
+    threads: &Threads,
+    board: &Arc<Board>,
+    token: &CancelToken,
+    lanes: &Lanes,
+) -> Result<Handle, StartError> {
     let (board, lanes) = (Arc::clone(board), lanes.clone());
     let ended = move |_: ThreadEnd| lanes.urgent(Message::Signal(Signal::Stop));
     let body = move |token: &CancelToken| {

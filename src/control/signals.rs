@@ -24,35 +24,41 @@ pub struct StopBounds {
 pub fn start(threads: &Threads, lanes: Lanes, guardian: Arc<Guardian>, bounds: StopBounds) -> Result<Handle, SpawnError> {
     let installed = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2]);
     let mut signals = installed.map_err(|cause| SpawnError { thread: "signal".to_owned(), cause })?;
-    threads.spawn("signal", 0, CancelToken::new(), |_| (), move |_| {
-        let _waiting = wait_for_work(format_args!("waiting for signals"));
-        let mut stops = 0_u32;
-        for signal in signals.forever() {
-            let message = match signal {
-                SIGTERM | SIGINT => {
-                    stops += 1;
-                    match stops {
-                        1 => {
-                            guardian.stop_within(bounds.first);
-                            Signal::Stop
-                        }
-                        2 => {
-                            guardian.stop_within(bounds.second);
-                            Signal::Hurry
-                        }
-                        _ => {
-                            guardian.leave_now();
-                            Signal::Hurry
+    threads.spawn(
+        "signal",
+        0,
+        CancelToken::new(),
+        |_| (),
+        move |_| {
+            let _waiting = wait_for_work(format_args!("waiting for signals"));
+            let mut stops = 0_u32;
+            for signal in signals.forever() {
+                let message = match signal {
+                    SIGTERM | SIGINT => {
+                        stops += 1;
+                        match stops {
+                            1 => {
+                                guardian.stop_within(bounds.first);
+                                Signal::Stop
+                            }
+                            2 => {
+                                guardian.stop_within(bounds.second);
+                                Signal::Hurry
+                            }
+                            _ => {
+                                guardian.leave_now();
+                                Signal::Hurry
+                            }
                         }
                     }
-                }
-                SIGUSR1 => Signal::Restart,
-                SIGHUP => Signal::Reload,
-                _ => Signal::Dump,
-            };
-            lanes.urgent(Message::Signal(message));
-        }
-    })
+                    SIGUSR1 => Signal::Restart,
+                    SIGHUP => Signal::Reload,
+                    _ => Signal::Dump,
+                };
+                lanes.urgent(Message::Signal(message));
+            }
+        },
+    )
 }
 
 impl Control {
