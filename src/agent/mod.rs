@@ -1,3 +1,4 @@
 //! The agent: what a turn does, and with which tools.
 
 pub mod policy;
+pub mod tools;
