@@ -6,3 +6,5 @@ mod prompt;
 pub mod tools;
 mod transcript;
 pub mod turn;
+
+pub mod tools;
