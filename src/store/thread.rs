@@ -319,7 +319,7 @@ impl Engine {
     }
 
     /// What is done when nobody waits for anything.
-    fn tidy(&mut self) {
+    pub fn tidy(&mut self) {
         let _busy = enter(format_args!("tidy up"), Deadline::after(limits::STORE_COMMIT));
         if self.health.is_failing() {
             self.probe();
