@@ -176,8 +176,9 @@ pub const LONG_WAIT: Duration = Duration::from_secs(3600);
 
 /// One image in a request. The Messages API takes 5 MB an image, measured after base64, which adds a third.
 pub const IMAGE_BYTES_MAX: usize = 3750 * KIB;
-/// All images of one request, the newest first. The Messages API takes 32 MB a request, base64 included.
-pub const REQUEST_IMAGE_BYTES_MAX: usize = 16 * MIB;
+/// All images of one request, the newest first. The Messages API takes 32 MB a request, but a request is three times in
+/// memory for a moment, base64 included, and platforms send photos of some 200 KiB.
+pub const REQUEST_IMAGE_BYTES_MAX: usize = 8 * MIB;
 /// What is read of the body of an error answer; the known ones are below 1 KiB.
 pub const ERROR_BODY_BYTES_MAX: usize = 64 * KIB;
 /// Characters of a provider's own words in an error or a log line.
