@@ -75,7 +75,9 @@ fn telegram_acknowledges_by_offset_only() {
     let telegram = Telegram::start();
     telegram.user_says(ANA, "one");
     telegram.user_says(ANA, "two");
-    let ids = |answer: &Value| answer["result"].as_array().expect("updates").iter().map(|update| update["update_id"].as_i64().expect("an id")).collect::<Vec<_>>();
+    let ids = |answer: &Value| {
+        answer["result"].as_array().expect("updates").iter().map(|update| update["update_id"].as_i64().expect("an id")).collect::<Vec<_>>()
+    };
     let first = ids(&bot(&telegram, "getUpdates", &json!({"timeout": 0})));
     assert_eq!(first.len(), 2);
     // Form fields are texts.
@@ -139,7 +141,8 @@ fn telegram_edits_deletes_and_moves() {
     let sent = bot(&telegram, "sendMessage", &json!({"chat_id": ANA, "text": "<b>a</b>", "parse_mode": "HTML"}));
     assert_eq!(sent["result"]["entities"], json!([{"type": "bold", "offset": 0, "length": 1}]));
     let id = sent["result"]["message_id"].clone();
-    let edit = |text: &str| bot(&telegram, "editMessageText", &json!({"chat_id": ANA, "message_id": id, "text": text}))["description"].clone();
+    let edit =
+        |text: &str| bot(&telegram, "editMessageText", &json!({"chat_id": ANA, "message_id": id, "text": text}))["description"].clone();
     assert_eq!(edit("b"), Value::Null);
     assert!(edit("b").as_str().is_some_and(|text| text.contains("message is not modified")));
     assert_eq!(telegram.texts(ANA), ["b"]);
@@ -242,10 +245,22 @@ fn model_streams_both_protocols() {
     model.rule("hello", [Reply::Stream(vec![Step::Text("hi there".to_owned()), model::shell("uname")]), model::text("done")]);
     let answer = ask(&model, Protocol::Anthropic, &user("hello")).expect("a stream");
     let names: Vec<&str> = answer.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
-    let unique: Vec<&&str> = names.iter().enumerate().filter(|(at, name)| *at == 0 || names[at - 1] != **name).map(|(_, name)| name).collect();
+    let unique: Vec<&&str> =
+        names.iter().enumerate().filter(|(at, name)| *at == 0 || names[at - 1] != **name).map(|(_, name)| name).collect();
     assert_eq!(
         unique,
-        [&"message_start", &"content_block_start", &"ping", &"content_block_delta", &"content_block_stop", &"content_block_start", &"content_block_delta", &"content_block_stop", &"message_delta", &"message_stop"]
+        [
+            &"message_start",
+            &"content_block_start",
+            &"ping",
+            &"content_block_delta",
+            &"content_block_stop",
+            &"content_block_start",
+            &"content_block_delta",
+            &"content_block_stop",
+            &"message_delta",
+            &"message_stop"
+        ]
     );
     assert!(answer.contains("\"stop_reason\":\"tool_use\"") && answer.contains("\"partial_json\":\"\""));
     let answer = ask(&model, Protocol::OpenAi, &user("hello")).expect("a stream");
@@ -273,7 +288,8 @@ fn model_refuses_what_the_real_one_refuses() {
     let hello = json!({"role": "user", "content": "hello"});
     check(Protocol::Anthropic, request(json!([hello, tool_use])), "without tool_result");
     check(Protocol::Anthropic, request(json!([hello, tool_use, hello])), "without `tool_result`");
-    let late = json!({"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "tool_result", "tool_use_id": "t1", "content": "y"}]});
+    let late =
+        json!({"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "tool_result", "tool_use_id": "t1", "content": "y"}]});
     check(Protocol::Anthropic, request(json!([hello, tool_use, late])), "must come before");
     let alone = json!({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t9", "content": "y"}]});
     check(Protocol::Anthropic, request(json!([alone])), "unexpected `tool_use_id`");
@@ -282,7 +298,11 @@ fn model_refuses_what_the_real_one_refuses() {
     check(Protocol::Anthropic, json!({"model": "m", "messages": [hello]}), "max_tokens");
     let call = json!({"role": "assistant", "content": null, "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "shell", "arguments": "{}"}}]});
     check(Protocol::OpenAi, json!({"model": "m", "messages": [hello, call]}), "must be followed by tool messages");
-    check(Protocol::OpenAi, json!({"model": "m", "messages": [hello, {"role": "tool", "tool_call_id": "c1", "content": "x"}]}), "must be a response");
+    check(
+        Protocol::OpenAi,
+        json!({"model": "m", "messages": [hello, {"role": "tool", "tool_call_id": "c1", "content": "x"}]}),
+        "must be a response",
+    );
     check(Protocol::OpenAi, json!({"model": "m", "messages": [hello, {"role": "assistant", "content": null}]}), "without content");
     let headerless = post(model.server.address, "/v1/messages", "Content-Type: application/json\r\n", &request(json!([hello])).to_string());
     assert!(String::from_utf8_lossy(&headerless.expect("an answer")).starts_with("HTTP/1.1 401"));
@@ -292,7 +312,12 @@ fn model_refuses_what_the_real_one_refuses() {
 fn model_breaks_streams_where_told() {
     let model = Model::start();
     model.once("x", Reply::Stream(vec![Step::CutInCharacter("price: 5 €".to_owned())]));
-    let bytes = post(model.server.address, "/v1/messages", "Content-Type: application/json\r\nx-api-key: k\r\nanthropic-version: 2023-06-01\r\n", &user("x").to_string());
+    let bytes = post(
+        model.server.address,
+        "/v1/messages",
+        "Content-Type: application/json\r\nx-api-key: k\r\nanthropic-version: 2023-06-01\r\n",
+        &user("x").to_string(),
+    );
     let bytes = bytes.expect("a broken stream");
     assert!(bytes.ends_with(b"5 \xe2\r\n"), "{:?}", String::from_utf8_lossy(&bytes[bytes.len() - 20..]));
     model.once("x", Reply::Stream(vec![Step::CutInTool { name: "shell".to_owned(), partial: "{\"command\": \"rm".to_owned() }]));

@@ -5,6 +5,19 @@
 // Tests may block: the harness and the deadlines in `support` bound them. Unwinding ends a test, so they may panic too.
 #![allow(clippy::disallowed_methods)]
 
-mod support;
-
+mod approvals;
+mod busy;
+mod cli;
+mod commands;
+mod crash;
 mod fakes;
+mod instance;
+mod lifecycle;
+mod provider;
+mod resources;
+mod support;
+mod telegram_basics;
+mod telegram_faults;
+mod telegram_groups;
+mod tidy;
+mod tools;

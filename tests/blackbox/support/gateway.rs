@@ -69,6 +69,16 @@ impl Setup {
         self
     }
 
+    /// Takes a key out again.
+    #[must_use]
+    pub fn unset(mut self, section: &str, key: &str) -> Self {
+        let header = format!("[{section}]");
+        for (_, lines) in self.sections.iter_mut().filter(|(known, _)| *known == header) {
+            lines.retain(|known| !known.starts_with(&format!("{key} = ")));
+        }
+        self
+    }
+
     /// An adapter named `telegram` that talks to the fake and admits [`ANA`], who is an admin.
     #[must_use]
     pub fn telegram(self, telegram: &Telegram) -> Self {
@@ -99,12 +109,6 @@ impl Setup {
         self.sections.push(("[[fallback]]".to_owned(), lines.collect()));
         self
     }
-    #[must_use]
-    pub fn offline_fallback(mut self) -> Self {
-        self.sections.push(("[[fallback]]".to_owned(), vec!["kind = \"offline\"".to_owned()]));
-        self
-    }
-
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -148,9 +152,10 @@ impl Setup {
     /// The binary with a clean environment and our places.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(BINARY);
-        command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("LANG", "C.UTF-8").env("NO_COLOR", "1");
         command.env("HOME", self.home()).env("XDG_RUNTIME_DIR", self.scratch().join("run")).env("RUST_BACKTRACE", "1");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.current_dir(self.home());
         command.arg("--config").arg(self.config_file()).arg("--state-dir").arg(self.state_dir()).args(arguments);
         command
@@ -248,13 +253,6 @@ impl Gateway {
         assert!(self.child.is_none(), "the gateway still runs");
         self.spawn();
         self.wait_ready();
-    }
-    /// As [`Self::start_again`], with another configuration.
-    pub fn start_again_with(&mut self, change: impl FnOnce(Setup) -> Setup) {
-        let setup = std::mem::replace(&mut self.setup, Setup::new());
-        self.setup = change(setup);
-        self.setup.write_config(&self.setup.config());
-        self.start_again();
     }
     pub fn launch_again(&mut self) {
         assert!(self.child.is_none(), "the gateway still runs");

@@ -86,7 +86,9 @@ fn tag(inside: &str, at: usize, text: &str, open: &mut Vec<Open>, entities: &mut
         },
         "code" => {
             let inside_pre = open.last().is_some_and(|open| open.tag == "pre");
-            if let (true, Some(language)) = (inside_pre, value("class").and_then(|class| class.strip_prefix("language-").map(str::to_owned))) {
+            if let (true, Some(language)) =
+                (inside_pre, value("class").and_then(|class| class.strip_prefix("language-").map(str::to_owned)))
+            {
                 open.last_mut().and_then(|open| open.entity.as_mut()).expect("pre has an entity")["language"] = json!(language);
                 entity = None;
             }

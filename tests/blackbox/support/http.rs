@@ -273,12 +273,8 @@ impl Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port on loopback");
         let address = listener.local_addr().expect("the port of a listener");
         let stop = Arc::new(AtomicBool::new(false));
-        let shared = Shared {
-            handler: Box::new(handler),
-            open: Mutex::default(),
-            stop: Mutex::new(Arc::clone(&stop)),
-            accepted: AtomicU64::new(0),
-        };
+        let shared =
+            Shared { handler: Box::new(handler), open: Mutex::default(), stop: Mutex::new(Arc::clone(&stop)), accepted: AtomicU64::new(0) };
         let shared = Arc::new(shared);
         accept(listener, Arc::clone(&shared), stop);
         Self { address, shared }

@@ -6,6 +6,8 @@ pub mod html;
 pub mod http;
 pub mod model;
 pub mod model_check;
+pub mod model_stream;
+pub mod params;
 pub mod poll;
 pub mod process;
 pub mod telegram;

@@ -5,9 +5,12 @@ use super::model::Protocol;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-type Check = Result<(), (u16, String)>;
+type Refusal = (u16, String);
+type Check = Result<(), Refusal>;
+/// Role and blocks.
+type Merged = (String, Vec<Value>);
 
-fn refuse<T>(message: impl Into<String>) -> Result<T, (u16, String)> {
+fn refuse<T>(message: impl Into<String>) -> Result<T, Refusal> {
     Err((400, message.into()))
 }
 
@@ -19,7 +22,10 @@ pub fn check(protocol: Protocol, request: &Request, body: &Value) -> Check {
     if request.method != "POST" {
         return Err((405, "Method not allowed".to_owned()));
     }
-    require(request.header("content-type").is_some_and(|kind| kind.starts_with("application/json")), "content-type must be application/json")?;
+    require(
+        request.header("content-type").is_some_and(|kind| kind.starts_with("application/json")),
+        "content-type must be application/json",
+    )?;
     require(body.is_object(), "the body is not a JSON object")?;
     require(body["model"].as_str().is_some_and(|model| !model.is_empty()), "model: field required")?;
     require(body["messages"].as_array().is_some_and(|messages| !messages.is_empty()), "messages: at least one message is required")?;
@@ -69,12 +75,15 @@ fn anthropic(request: &Request, body: &Value) -> Check {
     let last = messages.last().expect("not empty");
     let trailing = |text: &str| text.ends_with(char::is_whitespace);
     let text = last["content"].as_str().or_else(|| last["content"].as_array()?.last()?["text"].as_str());
-    require(last["role"] != "assistant" || !text.is_some_and(trailing), "messages: final assistant content cannot end with trailing whitespace")
+    require(
+        last["role"] != "assistant" || !text.is_some_and(trailing),
+        "messages: final assistant content cannot end with trailing whitespace",
+    )
 }
 
 /// Role and blocks of each message; neighbours with the same role are one message to the server.
-fn merged(messages: &[Value]) -> Result<Vec<(String, Vec<Value>)>, (u16, String)> {
-    let mut merged: Vec<(String, Vec<Value>)> = Vec::new();
+fn merged(messages: &[Value]) -> Result<Vec<Merged>, Refusal> {
+    let mut merged: Vec<Merged> = Vec::new();
     for message in messages {
         let role = message["role"].as_str().unwrap_or_default();
         require(matches!(role, "user" | "assistant"), "messages: role must be 'user' or 'assistant'")?;
@@ -102,11 +111,11 @@ fn text_block(block: &Value, place: &str) -> Check {
 /// → the tool calls that the next message must answer.
 fn anthropic_message(
     at: usize,
-    (role, blocks): &(String, Vec<Value>),
+    (role, blocks): &Merged,
     asked: Vec<String>,
     all_ids: &mut BTreeSet<String>,
     tools: bool,
-) -> Result<Vec<String>, (u16, String)> {
+) -> Result<Vec<String>, Refusal> {
     let place = format!("messages.{at}");
     let mut answered = BTreeSet::new();
     let mut asks = Vec::new();
@@ -123,7 +132,10 @@ fn anthropic_message(
             }
             ("tool_result", "user") => {
                 let id = block["tool_use_id"].as_str().unwrap_or_default();
-                require(asked.iter().any(|known| known == id), &format!("{place}: unexpected `tool_use_id` found in `tool_result` blocks: {id}"))?;
+                require(
+                    asked.iter().any(|known| known == id),
+                    &format!("{place}: unexpected `tool_use_id` found in `tool_result` blocks: {id}"),
+                )?;
                 require(answered.insert(id.to_owned()), &format!("{place}: each tool_use must have a single result"))?;
                 require(!other_seen, &format!("{place}: tool_result blocks must come before other content"))?;
                 for part in block["content"].as_array().into_iter().flatten().filter(|part| part["type"] == "text") {
@@ -141,7 +153,10 @@ fn anthropic_message(
         other_seen |= block["type"] != "tool_result";
     }
     let missing: Vec<&String> = asked.iter().filter(|id| !answered.contains(*id)).collect();
-    require(missing.is_empty(), &format!("{place}: `tool_use` ids were found without `tool_result` blocks immediately after: {missing:?}"))?;
+    require(
+        missing.is_empty(),
+        &format!("{place}: `tool_use` ids were found without `tool_result` blocks immediately after: {missing:?}"),
+    )?;
     Ok(asks)
 }
 
@@ -150,10 +165,16 @@ fn openai(request: &Request, body: &Value) -> Check {
     if key.is_none_or(|key| key.trim().is_empty()) {
         return Err((401, "You didn't provide an API key.".to_owned()));
     }
-    require(body["max_tokens"].is_null() || body["max_completion_tokens"].is_null(), "max_tokens and max_completion_tokens are mutually exclusive")?;
+    require(
+        body["max_tokens"].is_null() || body["max_completion_tokens"].is_null(),
+        "max_tokens and max_completion_tokens are mutually exclusive",
+    )?;
     require(body["stream_options"].is_null() || body["stream"] == true, "stream_options is only allowed when stream is true")?;
     for tool in body["tools"].as_array().into_iter().flatten() {
-        require(tool["type"] == "function" && tool_name(&tool["function"]["name"], 64), "tools: function.name does not match '^[a-zA-Z0-9_-]+$'")?;
+        require(
+            tool["type"] == "function" && tool_name(&tool["function"]["name"], 64),
+            "tools: function.name does not match '^[a-zA-Z0-9_-]+$'",
+        )?;
     }
     let no_tools = body["tools"].as_array().is_some_and(Vec::is_empty);
     require(!no_tools, "tools: [] is too short")?;
@@ -168,7 +189,10 @@ fn openai_message(place: &str, message: &Value, open: &mut BTreeSet<String>) -> 
     let role = message["role"].as_str().unwrap_or_default();
     if role == "tool" {
         let id = message["tool_call_id"].as_str().unwrap_or_default();
-        require(open.remove(id), &format!("{place}: messages with role 'tool' must be a response to a preceding message with 'tool_calls'"))?;
+        require(
+            open.remove(id),
+            &format!("{place}: messages with role 'tool' must be a response to a preceding message with 'tool_calls'"),
+        )?;
         return require(message["content"].is_string() || message["content"].is_array(), &format!("{place}: tool message without content"));
     }
     let unanswered = "an assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'";
@@ -182,12 +206,18 @@ fn openai_message(place: &str, message: &Value, open: &mut BTreeSet<String>) -> 
         "assistant" => {
             let calls = message["tool_calls"].as_array();
             require(!calls.is_some_and(Vec::is_empty), &format!("{place}.tool_calls: [] is too short"))?;
-            require(message["content"].is_string() || calls.is_some(), &format!("{place}: assistant message without content and tool_calls"))?;
+            require(
+                message["content"].is_string() || calls.is_some(),
+                &format!("{place}: assistant message without content and tool_calls"),
+            )?;
             for call in calls.into_iter().flatten() {
                 require(call["type"] == "function" && tool_name(&call["function"]["name"], 64), &format!("{place}: tool call"))?;
                 let arguments = call["function"]["arguments"].as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
                 require(arguments.is_some_and(|value| value.is_object()), &format!("{place}: arguments must be JSON in a string"))?;
-                require(open.insert(call["id"].as_str().unwrap_or_default().to_owned()), &format!("{place}: tool call ids must be unique"))?;
+                require(
+                    open.insert(call["id"].as_str().unwrap_or_default().to_owned()),
+                    &format!("{place}: tool call ids must be unique"),
+                )?;
             }
             Ok(())
         }

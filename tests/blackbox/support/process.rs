@@ -38,7 +38,8 @@ pub fn run(command: &mut Command, input: &[u8], within: Duration) -> Output {
     let begun = Instant::now();
     let name = format!("{command:?}");
     let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
-    let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+    let mut child =
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
     if let Some(mut stdin) = child.stdin.take() {
         // A command that does not read its input is not an error here.
         let _ = stdin.write_all(input);
@@ -112,6 +113,11 @@ pub fn of_scratch(scratch: &Path) -> Vec<Process> {
     };
     let found = pids().into_iter().filter(|pid| *pid != me && belongs(*pid));
     found.filter_map(process).filter(|process| process.state != 'Z').collect()
+}
+
+/// A duration for `sleep` that no other process on the machine has, to find its processes by.
+pub fn mark() -> String {
+    format!("{}.{:09}", fastrand::u32(70_000..99_000), fastrand::u32(..1_000_000_000))
 }
 
 /// Figures of a process.

@@ -39,8 +39,6 @@ impl Call {
 #[derive(Debug, Clone)]
 pub struct Message {
     pub id: i64,
-    /// When it appeared.
-    pub at: Instant,
     pub from_bot: bool,
     /// As a person reads it, without markup.
     pub text: String,
@@ -139,7 +137,6 @@ impl Chat {
         self.next_message += 1;
         self.messages.push(Message {
             id,
-            at: Instant::now(),
             from_bot,
             text,
             source,
@@ -237,7 +234,8 @@ impl Telegram {
     pub fn repeat(&self, chat: i64, message: i64) {
         self.change(|state| {
             let found = state.chats[&chat].messages.iter().find(|known| known.id == message).expect("the message").clone();
-            let mut value = json!({"message_id": message, "from": State::user(chat), "chat": state.chat_json(chat), "date": DATE, "text": found.text});
+            let mut value =
+                json!({"message_id": message, "from": State::user(chat), "chat": state.chat_json(chat), "date": DATE, "text": found.text});
             value["entities"] = json!(entities(&found.text));
             state.push("message", value);
         });
@@ -260,8 +258,10 @@ impl Telegram {
             let id = format!("4382{}", state.next_update);
             let date = state.date();
             let known = state.chats[&chat].messages.iter().find(|known| known.id == message).expect("the message with the button");
-            let message = json!({"message_id": message, "from": State::bot(), "chat": state.chat_json(chat), "date": date, "text": known.text});
-            let query = json!({"id": id, "from": State::user(user), "message": message, "chat_instance": "-3141592653589793238", "data": data});
+            let message =
+                json!({"message_id": message, "from": State::bot(), "chat": state.chat_json(chat), "date": date, "text": known.text});
+            let query =
+                json!({"id": id, "from": State::user(user), "message": message, "chat_instance": "-3141592653589793238", "data": data});
             state.callbacks.insert(id.clone(), None);
             state.push("callback_query", query);
             id
@@ -307,10 +307,6 @@ impl Telegram {
     pub fn fail(&self, method: &str, fault: Fault, count: usize) {
         self.change(|state| state.faults.push((method.to_owned(), fault, count)));
     }
-    pub fn heal(&self) {
-        self.change(|state| state.faults.clear());
-        self.server.cut_all();
-    }
 
     // --- what there is to see ---
 
@@ -337,7 +333,8 @@ impl Telegram {
             }
             let now = Instant::now();
             if now >= end {
-                let journal: Vec<String> = state.journal.iter().rev().take(12).map(|call| format!("{} {} {:?}", call.method, call.status, call.fault)).collect();
+                let journal: Vec<String> =
+                    state.journal.iter().rev().take(12).map(|call| format!("{} {} {:?}", call.method, call.status, call.fault)).collect();
                 let texts: Vec<(i64, Vec<String>)> = state.chats.iter().map(|(id, chat)| (*id, chat.texts())).collect();
                 panic!("{what}: not seen within {within:?}\nchats: {texts:#?}\nlast calls, newest first: {journal:#?}");
             }
