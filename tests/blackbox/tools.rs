@@ -108,7 +108,7 @@ fn a30_a_tool_sees_no_secrets() {
     let setup = setup.set("adapters.telegram", "token_env", "\"TELEGRAM_BOT_TOKEN\"").unset("adapters.telegram", "token");
     let setup = setup.set("provider", "api_key_env", "\"ANTHROPIC_API_KEY\"").unset("provider", "api_key");
     let setup = setup.env("TELEGRAM_BOT_TOKEN", &telegram.token()).env("ANTHROPIC_API_KEY", "sk-in-the-environment");
-    let gateway = setup.env("AWS_SECRET_ACCESS_KEY", "aws-secret-value").env("NOTIFY_SOCKET", "").start();
+    let gateway = setup.env("AWS_SECRET_ACCESS_KEY", "aws-secret-value").env("INVOCATION_ID", "0123456789abcdef0123456789abcdef").start();
     telegram.user_says(ANA, "show me");
     telegram.wait_text(ANA, "shown");
     let request = model.wait_request(2, "show me").all();
