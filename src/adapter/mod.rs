@@ -4,8 +4,12 @@
 //! `adapter/NAME/send` and delivers. Both are straight-line code that blocks with deadlines and returns errors;
 //! reconnecting, backoff, replacing a stuck thread, queues and durability are done once, by the code around them.
 
+pub mod local;
+pub mod runner;
+pub mod sender;
+
 use crate::clock::Deadline;
-use crate::core::types::{ChatRef, Inbound, Receipt};
+use crate::core::types::{ChatRef, Inbound, OutboundKind, Receipt};
 use crate::net::NetOptions;
 use crate::store::StoreHandle;
 use crate::thread::{CancelToken, Cancelled};
@@ -172,6 +176,9 @@ pub trait Inlet: Send {
 pub trait Outlet: Send {
     /// Splits a reply into parts that the platform takes, without cutting code fences, links or graphemes.
     fn split(&self, text: &str) -> Vec<String>;
+
+    /// Tells what the message is that the next `send` or `edit` is about, for platforms that show the difference.
+    fn announce(&mut self, _kind: OutboundKind) {}
 
     /// Delivers one part. → the platform's id of the message.
     ///

@@ -1,5 +1,22 @@
 //! The configuration: what it holds. Parsing is beside it.
 
+mod adapters;
+pub mod diagnostic;
+pub mod duration;
+mod environment;
+pub mod keys;
+mod load;
+mod nearest;
+pub mod places;
+mod reader;
+mod secret;
+mod show;
+
+pub use environment::Environment;
+pub use load::{LoadError, Loaded, load};
+pub use places::Places;
+pub use show::show;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +37,11 @@ impl Secret {
     }
 }
 impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+impl std::fmt::Display for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("***")
     }
@@ -67,11 +89,35 @@ pub struct ShutdownConfig {
     pub close: Duration,
     /// `[restart] drain`.
     pub restart_drain: Duration,
+    /// `HERMES_GATEWAY_ADAPTER_DISCONNECT_TIMEOUT=0`: `ask` has no bound of its own and may use what the earlier
+    /// phases left of the stop budget, less `cut` and `close`.
+    pub ask_shares_budget: bool,
+}
+
+impl ShutdownConfig {
+    /// The longest that a stop may take: the one number from which all others are derived.
+    #[must_use]
+    pub fn stop_budget(&self) -> Duration {
+        self.drain + self.ask + self.cut + self.close
+    }
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self {
+            drain: Duration::from_secs(15),
+            ask: Duration::from_secs(5),
+            cut: Duration::from_secs(2),
+            close: Duration::from_secs(3),
+            restart_drain: Duration::from_secs(60),
+            ask_shares_budget: false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolsConfig {
-    /// `[tools] enabled`, names; default all.
+    /// `[tools] enabled`, names; default all: `["*"]`.
     pub enabled: Vec<String>,
     /// `[tools] workdir`, default the home directory.
     pub workdir: PathBuf,

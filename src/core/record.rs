@@ -102,8 +102,11 @@ pub enum Op {
     LoadTranscript { session: String, messages_max: usize },
     /// /new: a fresh transcript. → `Done`
     NewSession { session: String },
-    /// /undo: takes the last exchange out of the transcript. → [`Outcome::Undone`] with the text of the user's message
-    Undo { session: String },
+    /// /undo and /retry: takes the last exchange out of the transcript. The command's row `inbox` is done with it; for a
+    /// retry it gets the text of the user's message instead and goes on waiting. → [`Outcome::Undone`] with that text
+    Undo { session: String, inbox: InboxId, retry: bool },
+    /// A chat has another id now: what is to be delivered to it, and its session, go there. → `Done`
+    MoveChat { adapter: String, old: String, new: String },
     /// Totals of a session. → [`Outcome::Usage`]
     LoadUsage { session: String },
     /// Marks a waiting message as done without a turn: a command, or one that is given up. → `Done`
@@ -114,7 +117,7 @@ pub enum Op {
     MarkSending { outbox: OutboxId, part: u32 },
     /// Part `part` has reached the platform. `last`: it was the last one. → `Done`
     MarkPartSent { outbox: OutboxId, part: u32, platform_id: String, last: bool },
-    /// An attempt failed for now: nothing of the current part was delivered. → `Done`
+    /// An attempt failed for now: nothing of the current part was delivered. Only a row that is being sent. → `Done`
     MarkRetry { outbox: OutboxId, not_before_ms: i64, error: String },
     /// Given up. → `Done`
     MarkFailed { outbox: OutboxId, error: String },

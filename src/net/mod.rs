@@ -1,57 +1,41 @@
-//! Network. Stub of the interface; see the doc comments of the items.
+//! The network: bounded look-up, connect, TLS, HTTP/1.1, server-sent events. No call without a deadline.
+//!
+//! A [`Client`] belongs to one thread and purpose. Whatever it waits for (a name server, a connect, a handshake, a
+//! peer that does not read, headers, a body), it comes back at the deadline, and within milliseconds of a cancel:
+//! sockets are attached to the [`CancelToken`](crate::thread::CancelToken) before they can block. [`connect`] gives
+//! the bare [`Stream`] for other protocols. Errors and pulses name `host:port`, never a path or a header.
+
+mod connect;
+mod error;
+mod http;
+mod proxy;
+mod resolve;
+pub mod sse;
+mod stream;
+mod tls;
+mod url;
+
+pub use connect::connect;
+pub use error::{NetError, phase};
+pub use http::{Body, Client, Multipart, Request, Response, SaveError, find_header, retry_after};
+pub use resolve::register_threads;
+pub use stream::Stream;
+pub use url::{Target, Url};
 
 use crate::clock::Deadline;
-use crate::thread::CancelToken;
-use std::io::Read;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where a request went wrong, classified once.
-#[derive(Debug)]
-pub enum NetError {
-    Cancelled,
-    /// Which phase ran out of time: "resolve", "connect", "TLS handshake", "send", "headers", "body".
-    Timeout {
-        phase: &'static str,
-        peer: String,
-        after: Duration,
-    },
-    Resolve {
-        host: String,
-        cause: String,
-    },
-    Connect {
-        peer: String,
-        cause: std::io::Error,
-    },
-    Tls {
-        peer: String,
-        cause: String,
-    },
-    /// The connection broke in the middle; `sent`: the request had gone out completely, so it may have been acted upon.
-    Broken {
-        peer: String,
-        cause: String,
-        sent: bool,
-    },
-    /// What came back is not HTTP, or more than the limit.
-    Protocol {
-        peer: String,
-        cause: String,
-    },
-    /// The address in the configuration cannot be used.
-    BadUrl(String),
-}
-
 /// Settings shared by all connections of the process.
-#[derive(Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct NetOptions {
-    /// Proxies from the environment, TLS roots. Built once.
-    pub tls_ca_file: Option<std::path::PathBuf>,
+    /// Authorities trusted besides the built-in ones: a PEM file. Read when the first TLS connection is made.
+    pub tls_ca_file: Option<PathBuf>,
     pub user_agent: String,
 }
 
 /// Bounds of one request.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Resolving, connecting, sending and receiving the headers.
     pub headers: Deadline,
@@ -60,42 +44,4 @@ pub struct Bounds {
     /// Everything.
     pub total: Deadline,
     pub body_bytes_max: usize,
-}
-
-pub enum Body {
-    Empty,
-    Json(Vec<u8>),
-    Bytes { content_type: String, bytes: Vec<u8> },
-}
-
-pub struct Request {
-    pub method: &'static str,
-    /// May contain a secret (Telegram): it is never put into an error or a log line. Errors name `host:port` only.
-    pub url: String,
-    pub headers: Vec<(String, String)>,
-    pub body: Body,
-}
-
-pub struct Response {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Box<dyn Read + Send>,
-}
-
-/// A client whose connections are attached to one cancel token. One a thread and purpose; keeps connections alive.
-pub struct Client {}
-
-impl Client {
-    #[must_use]
-    pub fn new(_options: &NetOptions, _token: &CancelToken) -> Self {
-        unimplemented!()
-    }
-
-    /// Sends a request and reads the headers. Any status is `Ok`. Redirects are not followed.
-    ///
-    /// # Errors
-    /// [`NetError`].
-    pub fn send(&self, _request: &Request, _bounds: Bounds) -> Result<Response, NetError> {
-        unimplemented!()
-    }
 }

@@ -65,6 +65,8 @@ struct Entry {
     generation: u64,
     pulse: Arc<Pulse>,
     abandoned: AtomicBool,
+    /// Set when the body was left.
+    end: Mutex<Option<ThreadEnd>>,
 }
 
 /// The registry of the process's threads. Clones are the same registry.
@@ -104,7 +106,14 @@ pub struct Handle {
     pub generation: u64,
     pub token: CancelToken,
     entry: Arc<Entry>,
-    done: Receiver<ThreadEnd>,
+    /// Closed when the thread has ended.
+    done: Receiver<()>,
+}
+
+impl Entry {
+    fn end(&self) -> Option<ThreadEnd> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Handle {
@@ -116,11 +125,15 @@ impl Handle {
     /// Waits for the end of the thread, until `deadline` at the latest.
     #[must_use]
     pub fn join(&self, deadline: Deadline) -> Join {
-        match self.done.recv_deadline(deadline.instant()) {
-            Ok(end) => Join::Ended(end),
-            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => Join::Ended(ThreadEnd::Returned),
-            Err(crossbeam_channel::RecvTimeoutError::Timeout) => Join::Stuck(self.activity()),
-        }
+        // Nothing is ever sent: the thread's end is dropped.
+        let _ = self.done.recv_deadline(deadline.instant());
+        self.entry.end().map_or_else(|| Join::Stuck(self.activity()), Join::Ended)
+    }
+
+    /// Whether the thread has ended, without waiting.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.entry.end().is_some()
     }
 
     /// Notes in the registry that nobody waits for this thread any more.
@@ -132,18 +145,20 @@ impl Handle {
 /// Fires the done-signal when the thread's body is left by return or panic.
 struct DoneGuard<F: FnOnce(ThreadEnd)> {
     registry: Arc<Registry>,
-    id: u64,
+    entry: Arc<Entry>,
     end: ThreadEnd,
-    done: crossbeam_channel::Sender<ThreadEnd>,
+    done: Option<crossbeam_channel::Sender<()>>,
     on_end: Option<F>,
 }
 
 impl<F: FnOnce(ThreadEnd)> Drop for DoneGuard<F> {
     fn drop(&mut self) {
-        self.registry.lock().retain(|entry| entry.id != self.id);
+        self.registry.lock().retain(|entry| entry.id != self.entry.id);
+
         self.registry.count.fetch_sub(1, Ordering::SeqCst);
         let end = std::mem::replace(&mut self.end, ThreadEnd::Returned);
-        let _ = self.done.try_send(end.clone());
+        *self.entry.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end.clone());
+        drop(self.done.take());
         if let Some(on_end) = self.on_end.take() {
             on_end(end);
         }
@@ -166,8 +181,14 @@ impl Threads {
 
     fn enter_registry(&self, name: &str, generation: u64) -> Arc<Entry> {
         let id = self.shared.next_id.fetch_add(1, Ordering::SeqCst);
-        let entry =
-            Arc::new(Entry { id, name: name.to_owned(), generation, pulse: Arc::new(Pulse::new()), abandoned: AtomicBool::new(false) });
+        let entry = Arc::new(Entry {
+            id,
+            name: name.to_owned(),
+            generation,
+            pulse: Arc::new(Pulse::new()),
+            abandoned: AtomicBool::new(false),
+            end: Mutex::new(None),
+        });
         self.shared.lock().push(Arc::clone(&entry));
         self.shared.count.fetch_add(1, Ordering::SeqCst);
         entry
@@ -202,12 +223,12 @@ impl Threads {
             return Err(SpawnError { thread: name.to_owned(), cause });
         }
         let entry = self.enter_registry(name, generation);
-        let (done_sender, done) = bounded(1);
+        let (done_sender, done) = bounded(0);
         let guard = DoneGuard {
             registry: Arc::clone(&self.shared),
-            id: entry.id,
+            entry: Arc::clone(&entry),
             end: ThreadEnd::Returned,
-            done: done_sender,
+            done: Some(done_sender),
             on_end: Some(on_end),
         };
         let (threads, own_entry, own_token) = (self.clone(), Arc::clone(&entry), token.clone());
@@ -268,6 +289,15 @@ pub fn install_panic_hook() {
         let place = info.location().map_or_else(|| "unknown place".to_owned(), ToString::to_string);
         log::error!(target: "panic", "thread {} panicked at {place}: {}", thread.name().unwrap_or("?"), panic_message(info.payload()));
     }));
+}
+
+/// Ends the process at once: no destructors, no `atexit` handlers, whatever state other threads are in.
+pub fn leave(code: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions; it does not return and runs no code of this process.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::_exit(code)
+    }
 }
 
 #[cfg(test)]

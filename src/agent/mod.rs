@@ -1,0 +1,3 @@
+//! The agent: what a turn does, and with which tools.
+
+pub mod policy;

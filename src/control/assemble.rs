@@ -1,0 +1,330 @@
+//! Builds the process from its configuration, lets control decide, and takes it apart again.
+
+use super::board::Board;
+use super::lanes::{self, Lanes, Message, Signal};
+use super::{Attached, Control, signals};
+use crate::adapter::local::{self, Hub};
+use crate::adapter::sender::Mailbox;
+use crate::adapter::{Adapter, table};
+use crate::agent::tools;
+use crate::agent::turn::Agent;
+use crate::clock::Deadline;
+use crate::config::{AdapterConfig, Busy, Config};
+use crate::core::event::Event;
+use crate::core::record::{Op, Outcome};
+use crate::core::{AdapterRules, BusyMode, Core, Rules};
+use crate::limits;
+use crate::net::NetOptions;
+use crate::process::{Children, instance_mark};
+use crate::provider::chain;
+use crate::service::lock::Lock;
+use crate::service::notify::Notifier;
+use crate::store::{self, StoreHandle, StoreThread};
+use crate::thread::{CancelToken, Guardian, GuardianPlan, Handle, ThreadEnd, Threads, install_panic_hook, logging, wait_for_work};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+/// Exit codes of `run` (design: a contract with the unit).
+const EXIT_OK: u8 = 0;
+const EXIT_FAILED: u8 = 1;
+const EXIT_GUARDIAN: i32 = 70;
+const EXIT_CONFIG: u8 = 78;
+
+/// A front end in this process: `demo`'s terminal. Runs on its own thread; when it returns, the gateway stops.
+pub type Console = Box<dyn FnOnce(&Arc<Board>, &CancelToken) + Send>;
+
+/// What `run` is started with besides the configuration.
+pub struct RunOptions {
+    /// Held until the process is gone: only the kernel releases it.
+    pub lock: Lock,
+    pub pid_file: Option<PathBuf>,
+    pub config_path: Option<PathBuf>,
+    pub console: Option<Console>,
+    /// Log lines to stderr; `demo` wants a quiet terminal.
+    pub log_level: String,
+}
+
+/// Why the gateway cannot start.
+enum StartError {
+    /// The configuration has to be changed.
+    Config(String),
+    Failed(String),
+}
+
+impl StartError {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Config(_) => EXIT_CONFIG,
+            Self::Failed(_) => EXIT_FAILED,
+        }
+    }
+}
+
+/// Runs the gateway on the calling thread, which becomes `control`. → the exit code.
+#[must_use]
+pub fn run(config: Config, options: RunOptions) -> u8 {
+    install_panic_hook();
+    let threads = Threads::new();
+    threads.adopt_current("control");
+    if let Err(error) = logging::start(&threads, &options.log_level, logging::Style::detect()) {
+        eprint_line(&error.to_string());
+        return EXIT_FAILED;
+    }
+    let code = match Parts::build(config, options, &threads) {
+        Ok(parts) => parts.run(),
+        Err(error) => {
+            let (StartError::Config(text) | StartError::Failed(text)) = &error;
+            log::error!(target: "control", "{text}");
+            error.code()
+        }
+    };
+    let _ = logging::flush(limits::LOG_FLUSH);
+    code
+}
+
+/// Before the log works there is only stderr.
+fn eprint_line(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// The parts of a running process.
+struct Parts {
+    control: Control,
+    config: Config,
+    notifier: Arc<Notifier>,
+    store_thread: StoreThread,
+    /// Threads that are neither adapters' nor turns'.
+    others: Vec<Handle>,
+    pid_file: Option<PathBuf>,
+    guardian: Arc<Guardian>,
+    _lock: Lock,
+}
+
+fn total(config: &Config) -> Duration {
+    let shutdown = &config.shutdown;
+    shutdown.drain + shutdown.ask + shutdown.cut + shutdown.close
+}
+
+impl Parts {
+    #[allow(clippy::too_many_lines)] // The order of construction is the point; cutting it up would hide it.
+    fn build(config: Config, options: RunOptions, threads: &Threads) -> Result<Self, StartError> {
+        let failed = |error: &dyn std::fmt::Display| StartError::Failed(error.to_string());
+        let stop_budget = total(&config);
+        let (lanes, inbox) = lanes::lanes();
+        let guardian = Guardian::new(threads);
+        // Signals first: a stop must work in every state, also while this function waits for the disk.
+        let bounds = signals::StopBounds {
+            first: stop_budget + limits::GUARDIAN_SLACK,
+            second: config.shutdown.cut + config.shutdown.close + limits::GUARDIAN_SLACK,
+        };
+        let signal_thread = signals::start(threads, lanes.clone(), Arc::clone(&guardian), bounds).map_err(|error| failed(&error))?;
+        let children = Children::new(instance_mark(&config.state_dir), threads);
+        let notifier = Arc::new(Notifier::from_environment());
+        start_guardian(threads, &guardian, &lanes, &children, &notifier)?;
+        let hub = Arc::new(Hub::default());
+        let board = Arc::new(Board::new(threads, &children, &lanes, stop_budget, Arc::clone(&hub)));
+        let swept = children.sweep_leftovers(Deadline::after(limits::SWEEP));
+        if swept.term + swept.kill > 0 {
+            log::warn!(target: "control", "ended {} processes that a former instance had left", swept.term + swept.kill);
+        }
+        let token = CancelToken::new();
+        let path = config.state_dir.join("state.db");
+        let opened = store::open(&path, threads, token.child(), Deadline::after(limits::STORE_OPEN));
+        let (store, store_thread) = opened.map_err(|error| failed(&error))?;
+        board.store_is(&store);
+        let net = NetOptions { tls_ca_file: config.ca_file.clone(), ..NetOptions::new(threads) };
+        let chain = chain::build(&config.providers).map_err(StartError::Config)?;
+        let adapters = build_adapters(&config, &hub, &board, &token)?;
+        let mut protected = vec![config.state_dir.clone()];
+        protected.extend(options.config_path.clone());
+        let rules = rules(&config, &adapters);
+        let agent = Agent {
+            chain,
+            tools: tools::table(&config.tools.enabled),
+            tools_config: config.tools.clone(),
+            net: net.clone(),
+            children,
+            protected,
+            approvals: config.approvals,
+            approval_wait: config.approval_timeout,
+            turn_limit: config.providers.first().map_or(Duration::from_secs(1800), |provider| provider.turn),
+            system_prompt: config.system_prompt.clone(),
+        };
+        let restart_budget = stop_budget - config.shutdown.drain + config.shutdown.restart_drain + limits::GUARDIAN_SLACK;
+        let control = Control {
+            core: Core::new(rules),
+            inbox,
+            lanes: lanes.clone(),
+            threads: threads.clone(),
+            guardian: Arc::clone(&guardian),
+            store: store.clone(),
+            agent: Arc::new(agent),
+            net,
+            files: config.state_dir.join("attachments"),
+            board: Arc::clone(&board),
+            adapters,
+            turns: HashMap::new(),
+            adapter_threads: Vec::new(),
+            token: token.clone(),
+            leaving: None,
+            hurry: false,
+            stop_budget,
+            restart_budget,
+        };
+        // The signal thread has nobody to wait for and is not joined; it ends with the process.
+        drop(signal_thread);
+        let mut others = vec![crate::service::admin::serve(board.clone(), &options.lock, threads, &token.child()).map_err(|error| failed(&error))?];
+        if let Some(console) = options.console {
+            others.push(start_console(console, threads, &board, &token, &lanes)?);
+        }
+        recover(&store, &lanes);
+        if let Some(path) = &options.pid_file {
+            crate::service::lock::write_pid_file(path).map_err(|error| failed(&error))?;
+        }
+        Ok(Self { control, config, notifier, store_thread, others, pid_file: options.pid_file, guardian, _lock: options.lock })
+    }
+
+    fn run(mut self) -> u8 {
+        let budget = self.control.stop_budget;
+        let systemd = crate::service::notify::stop_timeout();
+        let allowed = systemd.map_or_else(String::new, |limit| format!(" (systemd allows {} s)", limit.as_secs()));
+        log::info!(target: "control", "hermes-gateway {}, pid {}, stop budget {} s{allowed}", env!("CARGO_PKG_VERSION"), std::process::id(), budget.as_secs());
+        self.notifier.ready("running");
+        let code = self.control.decide();
+        self.notifier.stopping();
+        self.control.leave(&self.config.shutdown, self.store_thread, self.others);
+        self.guardian.finished();
+        if let Some(path) = self.pid_file {
+            let _ = std::fs::remove_file(path);
+        }
+        if code == 0 { EXIT_OK } else { code }
+    }
+}
+
+fn start_guardian(
+    threads: &Threads,
+    guardian: &Arc<Guardian>,
+    lanes: &Lanes,
+    children: &Children,
+    notifier: &Arc<Notifier>,
+) -> Result<(), StartError> {
+    let (ping_lanes, overdue_lanes) = (lanes.clone(), lanes.clone());
+    let (children, notifier, dump_threads) = (children.clone(), Arc::clone(notifier), threads.clone());
+    let plan = GuardianPlan {
+        control: "control".to_owned(),
+        ping: Box::new(move || ping_lanes.urgent(Message::Ping)),
+        overdue: Box::new(move |thread| overdue_lanes.urgent(Message::Overdue(thread.clone()))),
+        healthy: Box::new(move || notifier.watchdog()),
+        leave: Box::new(move |why| {
+            log::error!(target: "guardian", "{why}; ending the process");
+            for thread in dump_threads.list() {
+                log::error!(target: "guardian", "thread {}: \"{}\"", thread.name, thread.activity.text);
+            }
+            children.kill_everything_now();
+            let _ = logging::flush(limits::LOG_FLUSH);
+            crate::thread::leave(EXIT_GUARDIAN);
+        }),
+    };
+    let guardian = Arc::clone(guardian);
+    let started = threads.spawn("guardian", 0, CancelToken::new(), |_| (), move |_| guardian.watch(&plan));
+    started.map(drop).map_err(|error| StartError::Failed(error.to_string()))
+}
+
+fn build_adapters(
+    config: &Config,
+    hub: &Arc<Hub>,
+    board: &Arc<Board>,
+    token: &CancelToken,
+) -> Result<BTreeMap<String, Attached>, StartError> {
+    let mut adapters = BTreeMap::new();
+    let local: Arc<dyn Adapter> = Arc::new(local::Local::new(Arc::clone(hub)));
+    let mut attach = |name: &str, platform: &str, streaming: bool, adapter: Arc<dyn Adapter>| {
+        let heard = Arc::new(AtomicU64::new(0));
+        board.adapter_is(&name.to_owned(), platform, &heard);
+        let (receipts, _) = crossbeam_channel::bounded(0);
+        let (mailbox, platform) = (Arc::new(Mailbox::default()), platform.to_owned());
+        let attached =
+            Attached { adapter, platform, streaming, mailbox, generation: 0, token: token.child(), inlet_token: token.child(), receipts, heard };
+        adapters.insert(name.to_owned(), attached);
+    };
+    attach(local::NAME, local::NAME, true, local);
+    for entry in config.adapters.iter().filter(|entry| entry.enabled) {
+        let adapter = table::build(entry).map_err(StartError::Config)?;
+        attach(&entry.name, &entry.platform, entry.streaming, Arc::from(adapter));
+    }
+    Ok(adapters)
+}
+
+fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> Rules {
+    let everybody = vec!["*".to_owned()];
+    // Who can open the control socket is the owner of this process.
+    let local = AdapterConfig {
+        name: local::NAME.to_owned(),
+        platform: local::NAME.to_owned(),
+        enabled: true,
+        allowed_users: everybody.clone(),
+        allowed_chats: Vec::new(),
+        admins: everybody,
+        group_mention: false,
+        streaming: true,
+        keys: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+    };
+    let entries = config.adapters.iter().chain(std::iter::once(&local));
+    let rule = |entry: &AdapterConfig| {
+        let traits = adapters.get(&entry.name)?.adapter.traits();
+        let typing_interval_ms = if traits.typing { u64::try_from(traits.typing_interval.as_millis()).unwrap_or(0) } else { 0 };
+        let rules = AdapterRules {
+            allowed_users: entry.allowed_users.clone(),
+            allowed_chats: entry.allowed_chats.clone(),
+            admins: entry.admins.clone(),
+            group_mention: entry.group_mention,
+            typing_interval_ms,
+            receives: traits.receives,
+        };
+        Some((entry.name.clone(), rules))
+    };
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let first = config.providers.first();
+    Rules {
+        adapters: entries.filter_map(rule).collect(),
+        turns_max: first.map_or(4, |provider| provider.max_turns),
+        busy: match config.busy {
+            Busy::Interrupt => BusyMode::Interrupt,
+            Busy::Queue => BusyMode::Queue,
+            Busy::Steer => BusyMode::Steer,
+        },
+        approval_ms: ms(config.approval_timeout),
+        drain_ms: ms(config.shutdown.drain),
+        restart_drain_ms: ms(config.shutdown.restart_drain),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        model: first.map_or_else(String::new, |provider| provider.model.clone()),
+    }
+}
+
+fn start_console(console: Console, threads: &Threads, board: &Arc<Board>, token: &CancelToken, lanes: &Lanes) -> Result<Handle, StartError> {
+    let (board, lanes) = (Arc::clone(board), lanes.clone());
+    let ended = move |_: ThreadEnd| lanes.urgent(Message::Signal(Signal::Stop));
+    let body = move |token: &CancelToken| {
+        let _waiting = wait_for_work(format_args!("terminal"));
+        console(&board, token);
+    };
+    threads.spawn("console", 0, token.child(), ended, body).map_err(|error| StartError::Failed(error.to_string()))
+}
+
+/// Asks the store for what the last process left. Control begins with the answer.
+fn recover(store: &StoreHandle, lanes: &Lanes) {
+    let lanes = lanes.clone();
+    store.submit(Op::Recover { now_ms: crate::clock::wall_ms() }, move |result| match result {
+        Ok(Outcome::Recovered(recovered)) => lanes.event(Event::Recovered(recovered)),
+        Ok(other) => log::error!(target: "store", "unexpected answer to Recover: {other:?}"),
+        Err(error) => {
+            log::error!(target: "store", "cannot read what the last process left: {error}");
+            lanes.urgent(Message::Signal(Signal::Stop));
+        }
+    });
+}

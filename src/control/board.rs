@@ -1,0 +1,207 @@
+//! What others may know of control without asking it: the last snapshot, and the pulses of all threads.
+//!
+//! `status` is answered from here, so it works while control is stuck. The locks are held for a copy, never for I/O.
+
+use super::lanes::{Lanes, Message};
+use super::{Attached, RunningTurn};
+use crate::clock::{self, Deadline};
+use crate::core::event::{AdapterView, Event, RequestId};
+use crate::core::types::{AdapterName, AdapterState, ChatRef, Inbound, TurnId};
+use crate::core::{Core, Phase};
+use crate::limits;
+use crate::process::Children;
+use crate::service::report::{AdapterReport, GatewayState, QueueReport, StatusReport, StoreReport, ThreadReport, TurnReport};
+use crate::store::StoreHandle;
+use crate::thread::{Activity, Threads};
+use crossbeam_channel::{Sender, bounded};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// Control's state as of its last event.
+#[derive(Debug, Clone)]
+struct Snapshot {
+    phase: Phase,
+    adapters: Vec<AdapterView>,
+    /// Session and since when.
+    turns: Vec<(TurnId, String, u64)>,
+    waiting: usize,
+    undelivered: usize,
+}
+
+/// Shared by control, the control socket and the supervisor's notifications.
+pub struct Board {
+    snapshot: Mutex<Snapshot>,
+    threads: Threads,
+    children: Children,
+    lanes: Lanes,
+    store: OnceLock<StoreHandle>,
+    stop_budget: Duration,
+    platforms: Mutex<BTreeMap<AdapterName, (String, Arc<AtomicU64>)>>,
+    requests: Mutex<HashMap<RequestId, Sender<Result<String, String>>>>,
+    next_request: AtomicU64,
+    pub hub: Arc<crate::adapter::local::Hub>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Copies of plain values: valid after any panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Board {
+    #[must_use]
+    pub fn new(threads: &Threads, children: &Children, lanes: &Lanes, stop_budget: Duration, hub: Arc<crate::adapter::local::Hub>) -> Self {
+        let snapshot = Snapshot { phase: Phase::Starting, adapters: Vec::new(), turns: Vec::new(), waiting: 0, undelivered: 0 };
+        Self {
+            snapshot: Mutex::new(snapshot),
+            threads: threads.clone(),
+            children: children.clone(),
+            lanes: lanes.clone(),
+            store: OnceLock::new(),
+            stop_budget,
+            platforms: Mutex::default(),
+            requests: Mutex::default(),
+            next_request: AtomicU64::new(1),
+            hub,
+        }
+    }
+
+    pub(super) fn store_is(&self, store: &StoreHandle) {
+        let _ = self.store.set(store.clone());
+    }
+
+    pub(super) fn adapter_is(&self, name: &AdapterName, platform: &str, heard: &Arc<AtomicU64>) {
+        lock(&self.platforms).insert(name.clone(), (platform.to_owned(), Arc::clone(heard)));
+    }
+
+    pub(super) fn publish(&self, core: &Core, _adapters: &BTreeMap<AdapterName, Attached>, _turns: &HashMap<TurnId, RunningTurn>) {
+        let snapshot = Snapshot {
+            phase: core.phase(),
+            adapters: core.adapter_views(),
+            turns: core.running().map(|(id, turn)| (*id, turn.session.clone(), turn.since_ms)).collect(),
+            waiting: core.waiting(),
+            undelivered: core.undelivered(),
+        };
+        *lock(&self.snapshot) = snapshot;
+    }
+
+    pub(super) fn respond(&self, request: RequestId, result: Result<String, String>) {
+        if let Some(waiting) = lock(&self.requests).remove(&request) {
+            let _ = waiting.try_send(result);
+        }
+    }
+
+    /// Asks control and waits for its answer.
+    fn ask(&self, event: impl FnOnce(RequestId) -> Event) -> Result<String, String> {
+        let request = self.next_request.fetch_add(1, Ordering::SeqCst);
+        let (sender, answer) = bounded(1);
+        lock(&self.requests).insert(request, sender);
+        self.lanes.event(event(request));
+        let deadline = Deadline::after(limits::ADMIN_ANSWER);
+        let result = answer.recv_deadline(deadline.instant());
+        lock(&self.requests).remove(&request);
+        result.unwrap_or_else(|_| Err("the gateway did not answer in time; see: hermes-gateway status".to_owned()))
+    }
+
+    /// Something that a local client says. → once it is accepted.
+    ///
+    /// # Errors
+    /// A text for the client.
+    pub fn say(&self, inbound: Inbound) -> Result<(), String> {
+        self.ask(|request| Event::Say { request, inbound: Box::new(inbound) }).map(|_| ())
+    }
+
+    /// Puts a message into the outbox. → the number of its row.
+    ///
+    /// # Errors
+    /// A text for the client.
+    pub fn send(&self, chat: ChatRef, text: String) -> Result<i64, String> {
+        let answer = self.ask(|request| Event::Send { request, chat, text })?;
+        answer.parse().map_err(|_| format!("unexpected answer: {answer}"))
+    }
+
+    pub fn attached(&self, chat: ChatRef) {
+        self.lanes.event(Event::Attached { chat });
+    }
+
+    pub fn signal(&self, signal: super::lanes::Signal) {
+        self.lanes.urgent(Message::Signal(signal));
+    }
+
+    /// All that `status` shows. Needs nothing of control but its last snapshot.
+    #[must_use]
+    pub fn status(&self) -> StatusReport {
+        let now_ms = clock::mono_ms();
+        let snapshot = lock(&self.snapshot).clone();
+        let threads = self.threads.list();
+        let activity = |name: &str| threads.iter().find(|thread| thread.name == name).map(|thread| thread.activity.clone());
+        let turns = snapshot.turns.iter().map(|(id, session, since_ms)| TurnReport {
+            session: session.clone(),
+            for_ms: now_ms.saturating_sub(*since_ms),
+            activity: activity(&format!("turn/{id}")).map_or_else(|| "ending".to_owned(), |activity| activity.text),
+        });
+        let unresponsive = activity("control").filter(|control| control.overdue_ms(now_ms).is_some()).map(|control| {
+            format!("stuck {} s in \"{}\"", now_ms.saturating_sub(control.since_ms) / 1000, control.text)
+        });
+        let store = self.store.get().map(StoreHandle::health);
+        StatusReport {
+            state: match snapshot.phase {
+                Phase::Starting => GatewayState::Starting,
+                Phase::Running => GatewayState::Running,
+                Phase::Draining { .. } => GatewayState::Draining,
+                Phase::Leaving { .. } => GatewayState::Stopping,
+            },
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: now_ms,
+            stop_budget_ms: u64::try_from(self.stop_budget.as_millis()).unwrap_or(u64::MAX),
+            rss_bytes: crate::process::rss_bytes().unwrap_or(0),
+            adapters: self.adapter_reports(&snapshot, now_ms),
+            turns: turns.collect(),
+            inbox: QueueReport { pending: snapshot.waiting as u64 },
+            outbox: QueueReport { pending: snapshot.undelivered as u64 },
+            dead_letters: 0,
+            children: self.children.count(),
+            store: StoreReport {
+                bytes: store.as_ref().map_or(0, |health| health.bytes),
+                error: store.as_ref().and_then(|health| health.error.clone()),
+                last_commit_ms: store.as_ref().and_then(|health| health.last_commit_ms),
+            },
+            threads: threads.iter().map(|thread| thread_report(&thread.name, &thread.activity, thread.abandoned, now_ms)).collect(),
+            unresponsive,
+        }
+    }
+
+    fn adapter_reports(&self, snapshot: &Snapshot, now_ms: u64) -> Vec<AdapterReport> {
+        let platforms = lock(&self.platforms).clone();
+        let report = |view: &AdapterView| {
+            let (platform, heard) = platforms.get(&view.name).map_or((String::new(), 0), |(platform, heard)| (platform.clone(), heard.load(Ordering::Relaxed)));
+            AdapterReport {
+                name: view.name.clone(),
+                platform,
+                state: view.state,
+                since_ms: now_ms.saturating_sub(view.since_ms),
+                error: view.error.clone(),
+                identity: view.identity.clone(),
+                attempt: view.attempt,
+                next_try_ms: view.next_try_ms.filter(|_| view.state == AdapterState::Retrying).map(|due| due.saturating_sub(now_ms)),
+                heard_ms: (heard > 0).then(|| now_ms.saturating_sub(heard)),
+                received: view.received,
+                sent: view.sent,
+            }
+        };
+        snapshot.adapters.iter().map(report).collect()
+    }
+}
+
+fn thread_report(name: &str, activity: &Activity, abandoned: bool, now_ms: u64) -> ThreadReport {
+    let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    ThreadReport {
+        name: name.to_owned(),
+        activity: activity.text.clone(),
+        for_ms: now_ms.saturating_sub(activity.since_ms),
+        due_ms: activity.due_ms.map(|due| signed(due).saturating_sub(signed(now_ms))),
+        abandoned,
+    }
+}
