@@ -242,7 +242,7 @@ fn a_photo_with_a_caption_is_saved_and_named_to_the_model() {
     telegram.add_file("big", "photos/file_3.png", &bytes);
     model.rule("what is this", [model::text("a picture")]);
     let gateway = Gateway::setup().telegram(&telegram).model(&model, Protocol::Anthropic).start();
-    telegram.user_says(ANA, "");
+    telegram.add_chat(ANA, "private", &[]);
     let photo = json!([{"file_id": "small", "file_unique_id": "a", "width": 90, "height": 67, "file_size": 13}, {"file_id": "big", "file_unique_id": "b", "width": 1280, "height": 960, "file_size": bytes.len()}]);
     telegram.says(ANA, ANA, "", json!({"photo": photo, "caption": "what is this?"}));
     telegram.wait_text(ANA, "a picture");
@@ -265,7 +265,7 @@ fn a_document_keeps_its_name_but_not_its_path() {
     telegram.add_file("doc", "documents/file_9", b"harmless content");
     model.rule("read it", [model::text("read")]);
     let gateway = Gateway::setup().telegram(&telegram).model(&model, Protocol::Anthropic).start();
-    telegram.user_says(ANA, "");
+    telegram.add_chat(ANA, "private", &[]);
     let document =
         json!({"file_id": "doc", "file_unique_id": "d", "file_name": "../../../home/.bashrc", "mime_type": "text/plain", "file_size": 16});
     telegram.says(ANA, ANA, "", json!({"document": document, "caption": "read it"}));
@@ -281,7 +281,7 @@ fn a_file_that_cannot_be_had_does_not_lose_the_message() {
     let (telegram, model) = (Telegram::start(), Model::start());
     model.rule("the report", [model::text("I cannot see it")]);
     let _gateway = Gateway::setup().telegram(&telegram).model(&model, Protocol::Anthropic).start();
-    telegram.user_says(ANA, "");
+    telegram.add_chat(ANA, "private", &[]);
     let document =
         json!({"file_id": "gone", "file_unique_id": "d", "file_name": "report.pdf", "mime_type": "application/pdf", "file_size": 99});
     telegram.says(ANA, ANA, "", json!({"document": document, "caption": "the report"}));
