@@ -6,5 +6,3 @@ mod prompt;
 pub mod tools;
 mod transcript;
 pub mod turn;
-
-pub mod tools;
