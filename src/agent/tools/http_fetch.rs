@@ -5,14 +5,13 @@
 
 use super::{Input, Tool, ToolContext, ToolOutcome, check, cut, html, settle, shown};
 use crate::limits;
-use crate::net::{Body, Bounds, Client, NetError, Request, Response};
+use crate::net::{Body, Bounds, Client, NetError, Request, Response, Url};
 use crate::provider::ToolSpec;
 use crate::thread;
 use serde_json::{Value, json};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use ureq::http::Uri;
 
 pub(super) struct HttpFetch;
 
@@ -63,10 +62,10 @@ fn fetch(input: &Input<'_>, context: &ToolContext<'_>) -> Result<ToolOutcome, To
     let client = Client::new(context.net, context.token);
     for _ in 0..=limits::FETCH_REDIRECTS_MAX {
         check(context, deadline)?;
-        let _busy = thread::enter(format_args!("http_fetch {}", url.host().unwrap_or_default()), deadline);
+        let _busy = thread::enter(format_args!("http_fetch {}", url.target.host), deadline);
         let body = if method == "POST" { post_body(body.unwrap_or_default(), &headers) } else { Body::Empty };
         let sent = headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("content-type")).cloned().collect();
-        let request = Request { method, url: url.to_string(), headers: sent, body };
+        let request = Request { method, url: url.address(), headers: sent, body };
         let bounds = Bounds {
             headers: deadline.within(Duration::from_secs(30)),
             silence: SILENCE,
@@ -77,11 +76,11 @@ fn fetch(input: &Input<'_>, context: &ToolContext<'_>) -> Result<ToolOutcome, To
         let location = header(&response, "location");
         match (response.status, location) {
             (301 | 302 | 303 | 307 | 308, Some(location)) => {
-                let next = address(&join(&url, location))?;
+                let next = checked(url.join(location))?;
                 if response.status == 303 || (method == "POST" && matches!(response.status, 301 | 302)) {
                     method = "GET";
                 }
-                if next.authority() != url.authority() {
+                if next.target != url.target {
                     // Credentials are for the server they were meant for.
                     headers.retain(|(name, _)| {
                         !matches!(name.to_ascii_lowercase().as_str(), "authorization" | "cookie" | "proxy-authorization")
@@ -92,7 +91,7 @@ fn fetch(input: &Input<'_>, context: &ToolContext<'_>) -> Result<ToolOutcome, To
             _ => return told(response, &url, raw, context),
         }
     }
-    Err(ToolOutcome::error(format!("more than {} redirects, the last one to {url}", limits::FETCH_REDIRECTS_MAX)))
+    Err(ToolOutcome::error(format!("more than {} redirects, the last one to {}", limits::FETCH_REDIRECTS_MAX, url.address())))
 }
 
 fn headers(input: &Input<'_>) -> Result<Vec<(String, String)>, ToolOutcome> {
@@ -139,7 +138,7 @@ fn failed(error: &NetError) -> ToolOutcome {
 }
 
 /// Reads the body and tells of it.
-fn told(response: Response, url: &Uri, raw: bool, context: &ToolContext<'_>) -> Result<ToolOutcome, ToolOutcome> {
+fn told(response: Response, url: &Url, raw: bool, context: &ToolContext<'_>) -> Result<ToolOutcome, ToolOutcome> {
     let status = response.status;
     let content_type = header(&response, "content-type").unwrap_or("unknown type").to_owned();
     let mut body = Vec::new();
@@ -159,7 +158,7 @@ fn told(response: Response, url: &Uri, raw: bool, context: &ToolContext<'_>) -> 
         }
     }
     context.token.check().map_err(|_| ToolOutcome::cancelled())?;
-    let mut content = format!("[{status} · {content_type} · {} bytes · {url}]\n", body.len());
+    let mut content = format!("[{status} · {content_type} · {} bytes · {}]\n", body.len(), url.address());
     if super::paths::looks_binary(&body) {
         content.push_str("[not a text; fetch it into a file with curl in the shell tool]");
     } else {
@@ -179,39 +178,23 @@ fn told(response: Response, url: &Uri, raw: bool, context: &ToolContext<'_>) -> 
 }
 
 /// Checks an address that the model or a redirect gives.
-fn address(text: &str) -> Result<Uri, ToolOutcome> {
-    let bad = |why: &str| ToolOutcome::error(format!("bad input: the field \"url\" {why}: {}", cut(text, 200)));
-    // A fragment is the reader's business and not sent.
-    let uri: Uri = text.split('#').next().unwrap_or_default().parse().map_err(|_| bad("is not an address"))?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(bad("must begin with http:// or https://"));
+fn address(text: &str) -> Result<Url, ToolOutcome> {
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    if !matches!(scheme.as_deref(), Some("http" | "https")) {
+        let shown = cut(text, 200);
+        return Err(ToolOutcome::error(format!("bad input: the field \"url\" must begin with http:// or https://: {shown}")));
     }
-    let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| bad("names no host"))?;
-    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err(bad("must not hold a user name; use the header Authorization"));
-    }
+    checked(Url::parse(text))
+}
+
+/// An address that was given or redirected to.
+fn checked(parsed: Result<Url, NetError>) -> Result<Url, ToolOutcome> {
+    let url = parsed.map_err(|error| failed(&error))?;
+    let host = &url.target.host;
     if is_metadata_host(host) {
         return Err(ToolOutcome::error(format!("refused: {host} hands out this machine's credentials")));
     }
-    Ok(uri)
-}
-
-/// The address of a redirect, which may be relative.
-fn join(base: &Uri, location: &str) -> String {
-    let scheme = base.scheme_str().unwrap_or("https");
-    let authority = base.authority().map(ToString::to_string).unwrap_or_default();
-    if location.contains("://") {
-        location.to_owned()
-    } else if location.starts_with("//") {
-        format!("{scheme}:{location}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{location}")
-    } else if location.starts_with('?') {
-        format!("{scheme}://{authority}{}{location}", base.path())
-    } else {
-        let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-        format!("{scheme}://{authority}{folder}/{location}")
-    }
+    Ok(url)
 }
 
 /// Link-local addresses and the names that stand for them.
@@ -303,18 +286,7 @@ mod tests {
         ] {
             assert!(address(bad).is_err(), "{bad}");
         }
-        assert_eq!(address("https://example.org/a?b=c#d").expect("good").to_string(), "https://example.org/a?b=c");
+        assert_eq!(address("https://example.org/a?b=c#d").expect("good").address(), "https://example.org/a?b=c");
         assert!(address("http://[::1]:8080/x").is_ok());
-    }
-
-    #[test]
-    fn redirects_may_be_relative() {
-        let base: Uri = "https://example.org:8443/a/b?c=d".parse().expect("an address");
-        let check = |location: &str, expect: &str| assert_eq!(join(&base, location), expect);
-        check("http://other/x", "http://other/x");
-        check("//other/x", "https://other/x");
-        check("/x", "https://example.org:8443/x");
-        check("x", "https://example.org:8443/a/x");
-        check("?e", "https://example.org:8443/a/b?e");
     }
 }
