@@ -1,6 +1,7 @@
 //! hermes-gateway: between chat platforms and a language-model agent.
 
 pub mod adapter;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod core;
