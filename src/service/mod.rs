@@ -12,4 +12,5 @@ pub mod peer;
 mod protocol;
 pub mod report;
 pub mod takeover;
+mod unit_timeout;
 pub mod wake;
