@@ -11,4 +11,6 @@ pub mod notify;
 pub mod peer;
 mod protocol;
 pub mod report;
+pub mod takeover;
+mod unit_timeout;
 pub mod wake;
