@@ -33,8 +33,9 @@ pub const STORE_GROUP_MAX: usize = 256;
 
 // --- store ---
 
-/// Page size of the database. Small pages, because a commit writes whole pages and most rows are a few hundred bytes.
-pub const STORE_PAGE_BYTES: u32 = 4096;
+/// Page size of the database. A commit writes whole pages, and most rows are a few hundred bytes: with 1 KiB a message costs
+/// 51 KB of writes from acceptance to delivery (five commits), with 4 KiB 125 KB.
+pub const STORE_PAGE_BYTES: u32 = 1024;
 /// Pages kept in memory; the system's page cache does the rest.
 pub const STORE_CACHE_BYTES: usize = 256 * KIB;
 /// The write-ahead log is moved into the database when it has this many pages, at the latest.
