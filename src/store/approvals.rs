@@ -7,8 +7,7 @@ use crate::core::types::{ApprovalId, Outbound};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The condition repeats the index's, so that the index is used.
-pub(super) const CANCEL_OF_TURN: &str =
-    "UPDATE approvals SET state = 'cancelled', settled_ms = ?2 WHERE turn = ?1 AND state = 'pending'";
+pub(super) const CANCEL_OF_TURN: &str = "UPDATE approvals SET state = 'cancelled', settled_ms = ?2 WHERE turn = ?1 AND state = 'pending'";
 
 /// In the buttons' commands of a question's notice, this stands for the question's id.
 const ID_PLACEHOLDER: &str = "{approval}";

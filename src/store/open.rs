@@ -16,18 +16,43 @@ use std::path::{Path, PathBuf};
 /// Why the database could not be opened, with the remedy in its text.
 #[derive(Debug)]
 pub enum OpenError {
-    DirectoryMissing { directory: PathBuf, cause: String },
-    NotWritable { path: PathBuf, cause: String },
-    DiskFull { path: PathBuf },
+    DirectoryMissing {
+        directory: PathBuf,
+        cause: String,
+    },
+    NotWritable {
+        path: PathBuf,
+        cause: String,
+    },
+    DiskFull {
+        path: PathBuf,
+    },
     /// Kept as it is.
-    Corrupt { path: PathBuf, detail: String },
+    Corrupt {
+        path: PathBuf,
+        detail: String,
+    },
     /// A file of another program.
-    Foreign { path: PathBuf, detail: String },
+    Foreign {
+        path: PathBuf,
+        detail: String,
+    },
     /// Written by a newer release.
-    Newer { path: PathBuf, found: i64, known: i64 },
-    Locked { path: PathBuf },
-    Failed { path: PathBuf, cause: String },
-    Timeout { path: PathBuf },
+    Newer {
+        path: PathBuf,
+        found: i64,
+        known: i64,
+    },
+    Locked {
+        path: PathBuf,
+    },
+    Failed {
+        path: PathBuf,
+        cause: String,
+    },
+    Timeout {
+        path: PathBuf,
+    },
     /// The token was cancelled meanwhile.
     Cancelled,
     /// The thread ended by a defect; the log has the panic.
@@ -64,7 +89,9 @@ impl std::fmt::Display for OpenError {
                 "{} was written by a newer release (schema {found}, this one knows {known}); install that release again",
                 path.display()
             ),
-            Self::Locked { path } => write!(f, "{} is locked by another program (an open sqlite3 shell?); close that program", path.display()),
+            Self::Locked { path } => {
+                write!(f, "{} is locked by another program (an open sqlite3 shell?); close that program", path.display())
+            }
             Self::Failed { path, cause } => write!(f, "cannot open {}: {cause}", path.display()),
             Self::Timeout { path } => {
                 write!(f, "{} did not open in time: its disk does not answer; look at the kernel's log", path.display())
@@ -270,5 +297,6 @@ fn sort(path: &Path, error: &rusqlite::Error) -> OpenError {
 }
 
 fn no_space(path: &Path) -> bool {
-    nix::sys::statvfs::statvfs(path).is_ok_and(|system| system.blocks_available() == 0 || (system.files() > 0 && system.files_available() == 0))
+    nix::sys::statvfs::statvfs(path)
+        .is_ok_and(|system| system.blocks_available() == 0 || (system.files() > 0 && system.files_available() == 0))
 }

@@ -4,7 +4,7 @@
 //! between has a part of which nobody knows whether it arrived. That doubt stays with the part until it is sent.
 
 use super::ops::{Done, Failure, decode, encode, one};
-use crate::core::record::{Outcome, OutboxRow, OutboxState};
+use crate::core::record::{OutboxRow, OutboxState, Outcome};
 use crate::core::types::{Outbound, OutboxId};
 use rusqlite::{Connection, OptionalExtension, params};
 

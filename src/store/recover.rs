@@ -11,8 +11,7 @@ use rusqlite::{Connection, Row};
 pub(super) const RUNNING: &str = "SELECT t.id, s.name, t.inbox, t.attempt, t.started_ms, t.preview, i.body FROM turns t \
      JOIN sessions s ON s.id = t.session LEFT JOIN inbox i ON i.id = t.inbox WHERE t.state = 'running' ORDER BY t.id";
 pub(super) const WAITING: &str = "SELECT id, body FROM inbox WHERE state <> 'done' AND turn IS NULL ORDER BY id";
-pub(super) const PENDING: &str =
-    "SELECT id, not_before_ms, attempts, body FROM outbox WHERE state IN ('pending', 'sending') ORDER BY id";
+pub(super) const PENDING: &str = "SELECT id, not_before_ms, attempts, body FROM outbox WHERE state IN ('pending', 'sending') ORDER BY id";
 pub(super) const APPROVALS: &str = "SELECT id, body FROM approvals INDEXED BY approvals_open WHERE state = 'pending' ORDER BY id";
 
 pub(super) fn recover(connection: &Connection) -> Done {

@@ -139,7 +139,13 @@ mod tests {
     #[test]
     fn results_without_a_call_go() {
         check(
-            &[user(&[text("hi")]), assistant(&[text("yes")]), user(&[result("x")]), assistant(&[call("a")]), user(&[result("a"), result("a")])],
+            &[
+                user(&[text("hi")]),
+                assistant(&[text("yes")]),
+                user(&[result("x")]),
+                assistant(&[call("a")]),
+                user(&[result("a"), result("a")]),
+            ],
             &[user(&[text("hi")]), assistant(&[text("yes"), call("a")]), user(&[result("a")])],
         );
     }

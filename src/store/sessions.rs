@@ -123,8 +123,7 @@ pub(super) fn undo(connection: &Connection, name: &str) -> Done {
         return Err(Failure::Fenced);
     }
     let text = text_of_user(connection, &session, turn)?;
-    connection
-        .execute("DELETE FROM messages WHERE session = ?1 AND epoch = ?2 AND turn = ?3", params![session.id, session.epoch, turn])?;
+    connection.execute("DELETE FROM messages WHERE session = ?1 AND epoch = ?2 AND turn = ?3", params![session.id, session.epoch, turn])?;
     Ok(Outcome::Undone(Some(text)))
 }
 
@@ -134,7 +133,8 @@ fn text_of_user(connection: &Connection, session: &Session, turn: i64) -> Result
     let mut rows = statement.query([session.id, session.epoch, turn])?;
     let Some(row) = rows.next()? else { return Ok(String::new()) };
     let blocks = read_message(row)?.map(|message| message.blocks).unwrap_or_default();
-    let texts: Vec<&str> = blocks.iter().filter_map(|block| if let Block::Text { text } = block { Some(text.as_str()) } else { None }).collect();
+    let texts: Vec<&str> =
+        blocks.iter().filter_map(|block| if let Block::Text { text } = block { Some(text.as_str()) } else { None }).collect();
     Ok(texts.join("\n"))
 }
 

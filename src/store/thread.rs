@@ -129,7 +129,10 @@ impl Body {
 enum Attempt {
     Committed,
     /// The transaction is gone. These were in it, or behind what made it fail.
-    Undone { requests: Vec<Request>, cause: StoreError },
+    Undone {
+        requests: Vec<Request>,
+        cause: StoreError,
+    },
 }
 
 /// The connection and what is to be remembered about it.
@@ -385,4 +388,3 @@ impl Engine {
         }
     }
 }
-

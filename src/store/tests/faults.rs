@@ -204,7 +204,8 @@ fn on_a_small_disk() {
 #[test]
 fn a_disk_that_is_really_full() {
     let scratch = tempfile::tempdir().expect("scratch");
-    let script = "mount -t tmpfs -o size=400k tmpfs \"$1\" && exec timeout 60 \"$2\" --exact store::tests::faults::on_a_small_disk --nocapture";
+    let script =
+        "mount -t tmpfs -o size=400k tmpfs \"$1\" && exec timeout 60 \"$2\" --exact store::tests::faults::on_a_small_disk --nocapture";
     let mounts = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "tmpfs"]).arg(scratch.path()).output();
     if !mounts.is_ok_and(|tried| tried.status.success()) {
         eprintln!("skipped: this system does not let a test mount a file system of its own");

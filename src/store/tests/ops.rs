@@ -81,12 +81,8 @@ fn a_turn_from_its_message_to_its_replies() {
     let recovered = store.recovered();
     assert_eq!((recovered.running.len(), recovered.waiting.len(), recovered.pending.len(), recovered.last_turn), (0, 0, 2, 1));
     assert_eq!(recovered.pending[0], PendingRow { outbox: queued[0], chat: chat(), not_before_ms: 0, attempts: 0 });
-    let expect = [
-        said(Role::User, "question 1"),
-        said(Role::Assistant, "thinking"),
-        said(Role::User, "faster"),
-        said(Role::Assistant, "answer 1"),
-    ];
+    let expect =
+        [said(Role::User, "question 1"), said(Role::Assistant, "thinking"), said(Role::User, "faster"), said(Role::Assistant, "answer 1")];
     assert_eq!(store.transcript(100), expect);
     let usage = Usage { input_tokens: 15, output_tokens: 2, cache_read_tokens: 0, cache_write_tokens: 1 };
     let totals = Outcome::Usage { usage, turns: 1, messages: 4, started_ms: 101 };
@@ -150,12 +146,9 @@ fn what_was_adopted_waits_no_more() {
 fn closing_a_message() {
     let store = Fixture::new();
     let (waiting, running) = (store.accept("m1"), store.begin(1));
-    for (inbox, expect) in [
-        (waiting, Ok(Outcome::Done)),
-        (waiting, Ok(Outcome::Done)),
-        (running, Err(StoreError::Fenced)),
-        (999, Err(StoreError::Fenced)),
-    ] {
+    for (inbox, expect) in
+        [(waiting, Ok(Outcome::Done)), (waiting, Ok(Outcome::Done)), (running, Err(StoreError::Fenced)), (999, Err(StoreError::Fenced))]
+    {
         assert_eq!(store.call(Op::CloseInbox { inbox }), expect, "{inbox}");
     }
 }
@@ -231,8 +224,7 @@ fn a_cut_within_a_turn_keeps_its_question() {
         let input = serde_json::json!({"command": "make"});
         let call = Block::ToolUse { id: id.clone(), name: "shell".to_owned(), input };
         let result = Block::ToolResult { tool_use_id: id, content: "ok".to_owned(), is_error: false };
-        let messages =
-            vec![Message { role: Role::Assistant, blocks: vec![call] }, Message { role: Role::User, blocks: vec![result] }];
+        let messages = vec![Message { role: Role::Assistant, blocks: vec![call] }, Message { role: Role::User, blocks: vec![result] }];
         store.expect(Op::CommitRound { turn: 1, messages, adopted: vec![], usage: Usage::default() });
     }
     let kept = store.transcript(6);
