@@ -127,7 +127,7 @@ fn a_lock_of_another_program_is_said_and_survived() {
 
 #[test]
 fn damage_that_shows_up_later_is_a_clear_error() {
-    let (scratch, mut engine, _) = scratch_engine();
+    let (scratch, mut engine, health) = scratch_engine();
     for number in 0..50 {
         group(&mut engine, vec![accept(&number.to_string(), None)]).remove(0).expect("accepted");
     }
@@ -145,6 +145,8 @@ fn damage_that_shows_up_later_is_a_clear_error() {
     }
     let answer = group(&mut engine, vec![Op::Recover { now_ms: 0 }]).remove(0);
     assert!(matches!(&answer, Err(StoreError::Bug(text)) if text.contains("damaged")), "{answer:?}");
+    health.committed(Duration::ZERO);
+    assert!(health.read(0).error.is_some_and(|error| error.contains("damaged")), "a commit that works does not hide it");
 }
 
 const SMALL_DISK: &str = "HERMES_STORE_TEST_SMALL_DISK";

@@ -168,6 +168,12 @@ impl Model {
                 row.1 = InboxState::Done;
                 Ok(Outcome::Done)
             }
+            _ => self.converse(op),
+        }
+    }
+
+    fn converse(&mut self, op: &Op) -> Expected {
+        match op {
             Op::NewSession { session } => {
                 if let Some(session) = self.sessions.get_mut(session) {
                     (session.epoch, session.started_ms, session.turns, session.usage) = (session.epoch + 1, 0, 0, Usage::default());
@@ -410,7 +416,10 @@ fn readings() -> Vec<Op> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
     #[test]
-    fn the_store_does_what_the_model_does(groups in proptest::collection::vec(proptest::collection::vec(operation(), 1..9), 1..30), reopen in 0..30_usize) {
+    fn the_store_does_what_the_model_does(
+        groups in proptest::collection::vec(proptest::collection::vec(operation(), 1..9), 1..30),
+        reopen in 0..30_usize,
+    ) {
         let scratch = tempfile::tempdir().expect("scratch");
         let path = scratch.path().join("state.db");
         let quick = |engine: Engine| {
