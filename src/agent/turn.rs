@@ -94,6 +94,7 @@ struct State<'a> {
     specs: Vec<crate::provider::ToolSpec>,
     system: String,
     deadline: Deadline,
+    /// Of the last reply; those before it are committed with their rounds.
     usage: Usage,
     progress: Progress,
     /// Steering that came while something else was waited for.
@@ -162,22 +163,19 @@ impl Turn<'_> {
             self.take_mail(state);
             self.adopt(state)?;
             let reply = self.ask_model(state)?;
-            state.usage.add(reply.usage);
             let calls: Vec<ToolCall> = reply.blocks.iter().filter_map(ToolCall::of).collect();
             if calls.is_empty() {
-                if reply.stop == Stop::Pause {
-                    self.commit(state, vec![Message { role: Role::Assistant, blocks: reply.blocks }], Vec::new(), Usage::default())?;
-                    continue;
-                }
                 self.take_mail(state);
-                if state.steers.is_empty() {
+                if reply.stop != Stop::Pause && state.steers.is_empty() {
+                    state.usage = reply.usage;
                     return Ok(final_reply(reply));
                 }
-                // Something came while the model wrote its last words: it gets to see it.
-                self.commit(state, vec![Message { role: Role::Assistant, blocks: reply.blocks }], Vec::new(), Usage::default())?;
+                // The provider wants to go on, or something came while the model wrote its last words: it gets to see it.
+            }
+            self.commit(state, vec![Message { role: Role::Assistant, blocks: reply.blocks }], Vec::new(), reply.usage)?;
+            if calls.is_empty() {
                 continue;
             }
-            self.commit(state, vec![Message { role: Role::Assistant, blocks: reply.blocks }], Vec::new(), Usage::default())?;
             let results = calls.iter().map(|call| self.run_tool(state, call)).collect::<Result<Vec<Block>, Failure>>()?;
             self.commit(state, vec![Message { role: Role::User, blocks: results }], Vec::new(), Usage::default())?;
         }

@@ -5,31 +5,15 @@ use super::stop::{print_step, seconds};
 use super::{Context, code};
 use crate::clock::{self, Deadline};
 use crate::config::Config;
-use crate::service::admin::{Admin, socket_path};
+use crate::service::admin::socket_path;
 use crate::service::client::Client;
 use crate::service::lock::{Lock, LockError};
 use crate::service::takeover::{Instance, Plan, end, why_still_there};
 use crate::thread::CancelToken;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-/// A front end in this process: `demo`'s terminal. Runs on a thread of its own, called with what the control socket
-/// offers and a token that is cancelled at the end; when it returns, the gateway stops.
-pub type ConsoleFn = Box<dyn FnOnce(Arc<dyn Admin>, &CancelToken) + Send>;
-
-/// What the gateway is started with besides its configuration.
-pub struct RunOptions {
-    /// Held until the process is gone. Knows the state directory and where the control socket is to be.
-    pub lock: Lock,
-    pub profile: String,
-    pub pid_file: Option<PathBuf>,
-    pub config_path: Option<PathBuf>,
-    /// In place of a service: SIGINT belongs to this front end.
-    pub console: Option<ConsoleFn>,
-    /// For the log on standard error; `demo` wants a quiet terminal.
-    pub log_level: String,
-}
+pub use crate::control::{ConsoleFn, RunOptions};
 
 /// Runs the gateway until it is over. → the exit code.
 pub type RunFn = fn(Config, RunOptions) -> u8;

@@ -9,7 +9,7 @@ use crate::adapter::{Adapter, table};
 use crate::agent::tools;
 use crate::agent::turn::Agent;
 use crate::clock::Deadline;
-use crate::config::{AdapterConfig, Busy, Config, Environment};
+use crate::config::{AdapterConfig, Busy, Config};
 use crate::core::event::Event;
 use crate::core::record::{Op, Outcome};
 use crate::core::types::ChatRef;
@@ -20,7 +20,7 @@ use crate::process::{Children, instance_mark};
 use crate::provider;
 use crate::service::admin::{self, Admin};
 use crate::service::lock::Lock;
-use crate::service::notify::{Notice, Notifier};
+use crate::service::notify::Notifier;
 use crate::store::{self, StoreHandle, StoreThread};
 use crate::thread::{CancelToken, Guardian, GuardianPlan, Handle, ThreadEnd, Threads, install_panic_hook, logging, wait_for_work};
 use std::collections::{BTreeMap, HashMap};
@@ -35,17 +35,21 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_GUARDIAN: i32 = 70;
 const EXIT_CONFIG: u8 = 78;
 
-/// A front end in this process: `demo`'s terminal. Runs on its own thread; when it returns, the gateway stops.
-pub type Console = Box<dyn FnOnce(&Arc<Board>, &CancelToken) + Send>;
+/// A front end in this process: `demo`'s terminal. Runs on a thread of its own, called with what the control socket
+/// offers and a token that is cancelled at the end; when it returns, the gateway stops.
+pub type ConsoleFn = Box<dyn FnOnce(Arc<dyn Admin>, &CancelToken) + Send>;
 
-/// What `run` is started with besides the configuration.
+/// What the gateway is started with besides its configuration.
 pub struct RunOptions {
-    /// Held until the process is gone: only the kernel releases it.
+    /// Held until the process is gone: only the kernel releases it. Knows the state directory and where the control
+    /// socket is to be.
     pub lock: Lock,
+    pub profile: String,
     pub pid_file: Option<PathBuf>,
     pub config_path: Option<PathBuf>,
-    pub console: Option<Console>,
-    /// Log lines to stderr; `demo` wants a quiet terminal.
+    /// In place of a service.
+    pub console: Option<ConsoleFn>,
+    /// For the log on standard error; `demo` wants a quiet terminal.
     pub log_level: String,
 }
 
@@ -69,6 +73,8 @@ impl StartError {
 #[must_use]
 pub fn run(config: Config, options: RunOptions) -> u8 {
     install_panic_hook();
+    // Tools run as the same user and must not read the keys out of this process's memory or environment.
+    crate::process::hide_memory();
     let threads = Threads::new();
     threads.adopt_current("control");
     if let Err(error) = logging::start(&threads, &options.log_level, logging::Style::detect()) {
@@ -102,20 +108,16 @@ struct Parts {
     /// Threads that are neither adapters' nor turns'.
     others: Vec<Handle>,
     pid_file: Option<PathBuf>,
+    profile: String,
     guardian: Arc<Guardian>,
     _lock: Lock,
-}
-
-fn total(config: &Config) -> Duration {
-    let shutdown = &config.shutdown;
-    shutdown.drain + shutdown.ask + shutdown.cut + shutdown.close
 }
 
 impl Parts {
     #[allow(clippy::too_many_lines)] // The order of construction is the point; cutting it up would hide it.
     fn build(config: Config, options: RunOptions, threads: &Threads) -> Result<Self, StartError> {
         let failed = |error: &dyn std::fmt::Display| StartError::Failed(error.to_string());
-        let stop_budget = total(&config);
+        let stop_budget = config.shutdown.stop_budget();
         let (lanes, inbox) = lanes::lanes();
         let guardian = Guardian::new(threads);
         // Signals first: a stop must work in every state, also while this function waits for the disk.
@@ -123,10 +125,10 @@ impl Parts {
             first: stop_budget + limits::GUARDIAN_SLACK,
             second: config.shutdown.cut + config.shutdown.close + limits::GUARDIAN_SLACK,
         };
-        let signal_thread = signals::start(threads, lanes.clone(), Arc::clone(&guardian), bounds).map_err(|error| failed(&error))?;
+        let signal_thread = signals::start(threads, lanes.clone(), Arc::clone(&guardian), bounds, options.console.is_some())
+            .map_err(|error| failed(&error))?;
         let children = Children::new(instance_mark(&config.state_dir), threads);
-        let environment = Environment::of_process();
-        let notifier = Arc::new(Notifier::new(&environment));
+        let notifier = Arc::new(Notifier::from_environment());
         start_guardian(threads, &guardian, &lanes, &children, &notifier)?;
         crate::net::register_threads(threads);
         let board = Arc::new(Board::new(threads, &children, &lanes, stop_budget, &guardian));
@@ -186,7 +188,7 @@ impl Parts {
         };
         // The signal thread has nobody to wait for and is not joined; it ends with the process.
         drop(signal_thread);
-        let mut others = vec![serve_admin(&board, &options.lock, &environment, threads, &token)?];
+        let mut others = vec![serve_admin(&board, &options.lock, threads, &token)?];
         if let Some(console) = options.console {
             others.push(start_console(console, threads, &board, &token, &lanes)?);
         }
@@ -195,15 +197,32 @@ impl Parts {
             std::fs::write(path, format!("{}\n", std::process::id()))
                 .map_err(|error| StartError::Failed(format!("cannot write the pid file {}: {error}", path.display())))?;
         }
-        Ok(Self { control, config, notifier, store_thread, others, pid_file: options.pid_file, guardian, _lock: options.lock })
+        Ok(Self {
+            control,
+            config,
+            notifier,
+            store_thread,
+            others,
+            pid_file: options.pid_file,
+            profile: options.profile,
+            guardian,
+            _lock: options.lock,
+        })
     }
 
     fn run(mut self) -> u8 {
         let budget = self.control.stop_budget;
-        log::info!(target: "control", "hermes-gateway {}, pid {}, stop budget {} s", env!("CARGO_PKG_VERSION"), std::process::id(), budget.as_secs());
-        self.notifier.tell(&[Notice::Ready, Notice::Status("running")]);
+        log::info!(
+            target: "control",
+            "hermes-gateway {}, pid {}, profile {}, stop budget {} s",
+            env!("CARGO_PKG_VERSION"),
+            std::process::id(),
+            self.profile,
+            budget.as_secs()
+        );
+        self.notifier.ready("running");
         let code = self.control.decide();
-        self.notifier.tell(&[Notice::Stopping]);
+        self.notifier.stopping();
         self.control.leave(&self.config.shutdown, self.store_thread, self.others);
         self.guardian.finished();
         if let Some(path) = self.pid_file {
@@ -226,7 +245,7 @@ fn start_guardian(
         control: "control".to_owned(),
         ping: Box::new(move || ping_lanes.urgent(Message::Ping)),
         overdue: Box::new(move |thread| overdue_lanes.urgent(Message::Overdue(thread.clone()))),
-        healthy: Box::new(move || notifier.tell(&[Notice::Watchdog])),
+        healthy: Box::new(move || notifier.watchdog()),
         leave: Box::new(move |why| {
             log::error!(target: "guardian", "{why}; ending the process");
             for thread in dump_threads.list() {
@@ -318,31 +337,23 @@ fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> Rules {
     }
 }
 
-fn serve_admin(
-    board: &Arc<Board>,
-    lock: &Lock,
-    environment: &Environment,
-    threads: &Threads,
-    token: &CancelToken,
-) -> Result<Handle, StartError> {
-    let path = admin::socket_path(lock.directory(), environment.first_directory("RUNTIME_DIRECTORY").as_deref());
-    lock.announce(|info| info.socket = Some(path));
+fn serve_admin(board: &Arc<Board>, lock: &Lock, threads: &Threads, token: &CancelToken) -> Result<Handle, StartError> {
     let admin: Arc<dyn Admin> = Arc::clone(board) as Arc<dyn Admin>;
     admin::serve(admin, lock, threads, &token.child()).map_err(|error| StartError::Failed(error.to_string()))
 }
 
 fn start_console(
-    console: Console,
+    console: ConsoleFn,
     threads: &Threads,
     board: &Arc<Board>,
     token: &CancelToken,
     lanes: &Lanes,
 ) -> Result<Handle, StartError> {
-    let (board, lanes) = (Arc::clone(board), lanes.clone());
+    let (board, lanes): (Arc<dyn Admin>, Lanes) = (Arc::clone(board) as Arc<dyn Admin>, lanes.clone());
     let ended = move |_: ThreadEnd| lanes.urgent(Message::Signal(Signal::Stop));
     let body = move |token: &CancelToken| {
         let _waiting = wait_for_work(format_args!("terminal"));
-        console(&board, token);
+        console(board, token);
     };
     threads.spawn("console", 0, token.child(), ended, body).map_err(|error| StartError::Failed(error.to_string()))
 }

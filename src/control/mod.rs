@@ -10,7 +10,7 @@ mod links;
 mod signals;
 mod turns;
 
-pub use assemble::{RunOptions, run};
+pub use assemble::{ConsoleFn, RunOptions, run};
 pub use board::Board;
 
 use crate::adapter::sender::Mailbox;

@@ -17,12 +17,22 @@ pub struct StopBounds {
     pub second: Duration,
 }
 
-/// Starts the thread.
+/// Starts the thread. `interactive`: a terminal in this process has its own use for SIGINT.
 ///
 /// # Errors
 /// [`SpawnError`], also when the handlers cannot be installed.
-pub fn start(threads: &Threads, lanes: Lanes, guardian: Arc<Guardian>, bounds: StopBounds) -> Result<Handle, SpawnError> {
-    let installed = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2]);
+pub fn start(
+    threads: &Threads,
+    lanes: Lanes,
+    guardian: Arc<Guardian>,
+    bounds: StopBounds,
+    interactive: bool,
+) -> Result<Handle, SpawnError> {
+    let mut handled = vec![SIGTERM, SIGHUP, SIGUSR1, SIGUSR2];
+    if !interactive {
+        handled.push(SIGINT);
+    }
+    let installed = Signals::new(handled);
     let mut signals = installed.map_err(|cause| SpawnError { thread: "signal".to_owned(), cause })?;
     threads.spawn(
         "signal",

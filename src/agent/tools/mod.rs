@@ -93,7 +93,7 @@ pub fn table(enabled: &[String]) -> Vec<Box<dyn Tool>> {
         Box::new(search_files::SearchFiles),
         Box::new(http_fetch::HttpFetch),
     ];
-    all.into_iter().filter(|tool| enabled.iter().any(|name| name == tool.spec().name)).collect()
+    all.into_iter().filter(|tool| enabled.iter().any(|name| name == "*" || name == tool.spec().name)).collect()
 }
 
 /// The fields of a call.

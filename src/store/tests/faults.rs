@@ -127,7 +127,7 @@ fn a_lock_of_another_program_is_said_and_survived() {
 
 #[test]
 fn damage_that_shows_up_later_is_a_clear_error() {
-    let (scratch, mut engine, _) = scratch_engine();
+    let (scratch, mut engine, health) = scratch_engine();
     for number in 0..50 {
         group(&mut engine, vec![accept(&number.to_string(), None)]).remove(0).expect("accepted");
     }
@@ -145,6 +145,8 @@ fn damage_that_shows_up_later_is_a_clear_error() {
     }
     let answer = group(&mut engine, vec![Op::Recover { now_ms: 0 }]).remove(0);
     assert!(matches!(&answer, Err(StoreError::Bug(text)) if text.contains("damaged")), "{answer:?}");
+    health.committed(Duration::ZERO);
+    assert!(health.read(0).error.is_some_and(|error| error.contains("damaged")), "a commit that works does not hide it");
 }
 
 const SMALL_DISK: &str = "HERMES_STORE_TEST_SMALL_DISK";
@@ -204,7 +206,8 @@ fn on_a_small_disk() {
 #[test]
 fn a_disk_that_is_really_full() {
     let scratch = tempfile::tempdir().expect("scratch");
-    let script = "mount -t tmpfs -o size=400k tmpfs \"$1\" && exec timeout 60 \"$2\" --exact store::tests::faults::on_a_small_disk --nocapture";
+    let script =
+        "mount -t tmpfs -o size=400k tmpfs \"$1\" && exec timeout 60 \"$2\" --exact store::tests::faults::on_a_small_disk --nocapture";
     let mounts = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "tmpfs"]).arg(scratch.path()).output();
     if !mounts.is_ok_and(|tried| tried.status.success()) {
         eprintln!("skipped: this system does not let a test mount a file system of its own");
