@@ -172,6 +172,25 @@ impl Model {
         }
     }
 
+    fn take_back(&mut self, session: &str) -> Expected {
+        let Some(session) = self.sessions.get_mut(session) else { return Ok(Outcome::Undone(None)) };
+        let epoch = session.epoch;
+        let Some(turn) = session.messages.iter().rev().find(|(of, ..)| *of == epoch).map(|(_, turn, _)| *turn) else {
+            return Ok(Outcome::Undone(None));
+        };
+        if self.turns[&turn].running {
+            return Err(Refusal::Fenced);
+        }
+        let ours = |message: &&(u32, TurnId, Message)| message.0 == epoch && message.1 == turn;
+        let first = session.messages.iter().filter(ours).find(|(_, _, message)| message.role == Role::User);
+        let text = first.and_then(|(_, _, message)| match message.blocks.first() {
+            Some(Block::Text { text }) => Some(text.clone()),
+            _ => None,
+        });
+        session.messages.retain(|message| !ours(&message));
+        Ok(Outcome::Undone(Some(text.unwrap_or_default())))
+    }
+
     fn converse(&mut self, op: &Op) -> Expected {
         match op {
             Op::NewSession { session } => {
@@ -180,23 +199,22 @@ impl Model {
                 }
                 Ok(Outcome::Done)
             }
-            Op::Undo { session } => {
-                let Some(session) = self.sessions.get_mut(session) else { return Ok(Outcome::Undone(None)) };
-                let epoch = session.epoch;
-                let Some(turn) = session.messages.iter().rev().find(|(of, ..)| *of == epoch).map(|(_, turn, _)| *turn) else {
-                    return Ok(Outcome::Undone(None));
-                };
-                if self.turns[&turn].running {
+            Op::Undo { session, inbox, retry } => {
+                if !self.inbox.get(inbox).is_some_and(|(_, state, _)| *state == InboxState::Waiting) {
                     return Err(Refusal::Fenced);
                 }
-                let ours = |message: &&(u32, TurnId, Message)| message.0 == epoch && message.1 == turn;
-                let first = session.messages.iter().filter(ours).find(|(_, _, message)| message.role == Role::User);
-                let text = first.and_then(|(_, _, message)| match message.blocks.first() {
-                    Some(Block::Text { text }) => Some(text.clone()),
-                    _ => None,
-                });
-                session.messages.retain(|message| !ours(&message));
-                Ok(Outcome::Undone(Some(text.unwrap_or_default())))
+                let outcome = self.take_back(session)?;
+                if let Outcome::Undone(Some(text)) = &outcome
+                    && let Some((inbound, state, _)) = self.inbox.get_mut(inbox)
+                {
+                    if *retry {
+                        text.clone_into(&mut inbound.text);
+                        inbound.private = true;
+                    } else {
+                        *state = InboxState::Done;
+                    }
+                }
+                Ok(outcome)
             }
             Op::Enqueue { messages, dedupe, now_ms } => {
                 let fresh = dedupe.as_ref().is_none_or(|key| self.keys.insert(key.clone()));
@@ -256,7 +274,7 @@ impl Model {
             }
             Op::MarkRetry { outbox, not_before_ms, error } => {
                 let (row, _) = self.outbox.get_mut(outbox).ok_or(Refusal::Fenced)?;
-                if !matches!(row.state, OutboxState::Pending | OutboxState::Sending) {
+                if row.state != OutboxState::Sending {
                     return Err(Refusal::Fenced);
                 }
                 (row.state, row.not_before_ms, row.error) = (OutboxState::Pending, *not_before_ms, Some(error.clone()));
@@ -375,7 +393,7 @@ fn operation() -> impl Strategy<Value = Op> {
         3 => end,
         1 => (1..12_i64).prop_map(|inbox| Op::CloseInbox { inbox }),
         1 => session().prop_map(|session| Op::NewSession { session }),
-        1 => session().prop_map(|session| Op::Undo { session }),
+        1 => (session(), 1..12_i64, any::<bool>()).prop_map(|(session, inbox, retry)| Op::Undo { session, inbox, retry }),
         1 => (0..3_usize, key).prop_map(|(count, dedupe)| Op::Enqueue { messages: vec![outbound("note"); count], dedupe, now_ms: 9 }),
         1 => (1..9_i64).prop_map(|turn| Op::Ask { question: question(turn), now_ms: 1, notice: Box::new(outbound("?")) }),
         1 => (1..4_i64, state).prop_map(|(approval, state)| Op::Settle { approval, state, by: None, now_ms: 2 }),
