@@ -2,8 +2,10 @@
 
 pub mod adapter;
 pub mod agent;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod core;
 pub mod limits;
 pub mod net;

@@ -7,18 +7,19 @@ mod board;
 mod ladder;
 pub mod lanes;
 mod links;
+mod reload;
 mod signals;
 mod turns;
 
-pub use assemble::{RunOptions, run};
+pub use assemble::{ConsoleFn, RunOptions, run};
 pub use board::Board;
 
 use crate::adapter::sender::Mailbox;
 use crate::agent::turn::Agent;
 use crate::clock::{self, Deadline};
+use crate::core::Core;
 use crate::core::event::{Effect, Event, Level, Now, StoreFault};
 use crate::core::types::{AdapterName, TurnId};
-use crate::core::Core;
 use crate::limits;
 use crate::net::NetOptions;
 use crate::store::{StoreError, StoreHandle};
@@ -71,13 +72,16 @@ pub struct Control {
     hurry: bool,
     stop_budget: Duration,
     restart_budget: Duration,
+    config: crate::config::Config,
+    places: Option<crate::config::Places>,
+    notifier: Arc<crate::service::notify::Notifier>,
 }
 
 impl Control {
     /// Decides until it is time to leave. → the exit code.
     fn decide(&mut self) -> u8 {
         loop {
-            self.board.publish(&self.core, &self.adapters, &self.turns);
+            self.board.publish(&self.core);
             let due = self.core.next_due_ms();
             let message = {
                 let _waiting = wait_for_work(format_args!("waiting for events"));
@@ -120,7 +124,7 @@ impl Control {
                 self.turns.remove(&turn);
             }
             Message::Signal(signal) => self.signal(signal),
-            Message::StoreState => {}
+            Message::Reloaded(result) => self.reloaded(*result),
         }
         let took = started.elapsed();
         if took > limits::CONTROL_SLOW {
@@ -152,6 +156,7 @@ impl Control {
                     known.token.cancel();
                 }
             }
+            Effect::StopAdapter { name } => self.stop_adapter(&name),
             Effect::HaltInlets => {
                 for known in self.adapters.values() {
                     known.inlet_token.cancel();
@@ -213,6 +218,7 @@ fn name_of(message: &Message) -> &'static str {
         Message::Signal(Signal::Stop | Signal::Hurry | Signal::Restart) => "Signal",
         Message::Signal(Signal::Reload) => "Reload",
         Message::Signal(Signal::Dump) => "Dump",
-        Message::StoreState => "StoreState",
+        Message::Reloaded(_) => "Reloaded",
+        Message::Core(Event::Reconfigured { .. }) => "Reconfigured",
     }
 }

@@ -166,7 +166,8 @@ impl Core {
         known.since_ms = self.now.mono_ms;
         known.typing_due_ms = (interval_ms > 0).then_some(self.now.mono_ms);
         let session = known.session.clone();
-        self.effects.push(Effect::StartTurn(TurnSpec { turn, session: session.clone(), chat: known.chat.clone(), resumed }));
+        let (chat, preview) = (known.chat.clone(), known.preview.clone());
+        self.effects.push(Effect::StartTurn(TurnSpec { turn, session: session.clone(), chat, resumed, preview }));
         self.steer_waiting(&session, turn);
     }
 
@@ -295,7 +296,8 @@ impl Core {
             "This wants to run ({why}):\n{fence}\n{what}\n{fence}\n/approve · /approve session · /deny (in {minutes} min I take silence as no)"
         );
         let mut notice = self.notice(&chat, &text, None);
-        notice.buttons = vec![("Approve".to_owned(), "/approve".to_owned()), ("Deny".to_owned(), "/deny".to_owned())];
+        // The store knows the number.
+        notice.buttons = vec![("Approve".to_owned(), "/approve {approval}".to_owned()), ("Deny".to_owned(), "/deny {approval}".to_owned())];
         let approval_ms = i64::try_from(self.rules.approval_ms).unwrap_or(i64::MAX);
         let question =
             Question { turn, session: session.clone(), chat, what, why, expires_ms: self.now.wall_ms.saturating_add(approval_ms) };

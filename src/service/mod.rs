@@ -2,6 +2,7 @@
 
 mod address;
 pub mod admin;
+pub mod again;
 pub mod client;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -11,4 +12,6 @@ pub mod notify;
 pub mod peer;
 mod protocol;
 pub mod report;
+pub mod takeover;
+mod unit_timeout;
 pub mod wake;

@@ -51,11 +51,16 @@ pub(super) fn classify(error: &rusqlite::Error) -> StoreError {
         }
         ErrorCode::OutOfMemory => StoreError::Unavailable("out of memory".to_owned()),
         ErrorCode::OperationInterrupted => StoreError::Unavailable("interrupted: the store is closing".to_owned()),
-        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
-            StoreError::Bug(format!("the database is damaged ({error}); stop the gateway and follow `hermes-gateway doctor`"))
+        _ if is_damage(error) => {
+            StoreError::Bug(format!("the database is damaged ({error}); stop the gateway, then run `hermes-gateway doctor`"))
         }
         _ => StoreError::Bug(error.to_string()),
     }
+}
+
+/// Whether the file itself is at fault.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 /// Whether nothing is written: no transaction is needed then, and no fsync.
@@ -81,6 +86,7 @@ pub(super) fn name(op: &Op) -> &'static str {
         Op::NewSession { .. } => "new session",
         Op::Undo { .. } => "undo",
         Op::MoveChat { .. } => "move chat",
+        Op::Note { .. } => "note",
         Op::LoadUsage { .. } => "load usage",
         Op::CloseInbox { .. } => "close inbox",
         Op::Enqueue { .. } => "enqueue",
@@ -113,6 +119,7 @@ pub(super) fn execute(connection: &Connection, op: &Op) -> Done {
         Op::LoadTranscript { session, messages_max } => sessions::load_transcript(connection, session, *messages_max),
         Op::NewSession { session } => sessions::renew(connection, session),
         Op::Undo { session, inbox, retry } => sessions::undo(connection, session, *inbox, *retry),
+        Op::Note { key, value } => sessions::note(connection, key, value.as_deref()),
         Op::MoveChat { adapter, old, new } => outbox::move_chat(connection, adapter, old, new),
         Op::LoadUsage { session } => sessions::load_usage(connection, session),
         Op::Enqueue { messages, dedupe, now_ms } => outbox::enqueue(connection, messages, dedupe.as_deref(), *now_ms),

@@ -19,8 +19,10 @@ pub struct GuardianPlan {
     pub ping: Box<dyn Fn() + Send>,
     /// Called once for each thread found overdue: logs it, and acts on it (control cuts an adapter). Must not block.
     pub overdue: Box<dyn Fn(&ThreadInfo) + Send>,
-    /// Called while control is alive, at every look: the supervisor's watchdog. Must not block.
+    /// Called while control is alive, at every ping: the supervisor's watchdog. Must not block.
     pub healthy: Box<dyn Fn() + Send>,
+    /// How often control is pinged.
+    pub interval: Duration,
     /// Ends the process: kills the children and calls `_exit`. Does not return. The text says why, for the log.
     pub leave: Box<dyn Fn(&str) + Send>,
 }
@@ -75,7 +77,7 @@ impl Guardian {
     /// The guardian's thread body. Never returns.
     pub fn watch(&self, plan: &GuardianPlan) {
         let _ = self.threads.shared.guardian.set(std::thread::current());
-        let interval_ms = u64::try_from(limits::GUARDIAN_INTERVAL.as_millis()).unwrap_or(u64::MAX);
+        let interval_ms = u64::try_from(plan.interval.as_millis()).unwrap_or(u64::MAX).max(1);
         let _waiting = super::wait_for_work(format_args!("watching"));
         let mut told: Vec<(String, u64, u64)> = Vec::new();
         let mut next_ping_ms = clock::mono_ms() + interval_ms;
@@ -91,8 +93,10 @@ impl Guardian {
             }
             let list = self.threads.list();
             self.look(plan, &list, now_ms, &mut told);
-            if now_ms >= next_ping_ms && !self.finished.load(Ordering::SeqCst) {
-                self.ping(plan, now_ms);
+            if now_ms >= next_ping_ms {
+                if !self.finished.load(Ordering::SeqCst) {
+                    self.ping(plan, now_ms);
+                }
                 next_ping_ms = now_ms + interval_ms;
             }
             let mut wake_ms = next_ping_ms;
@@ -100,7 +104,8 @@ impl Guardian {
                 wake_ms = wake_ms.min(stop_due_ms);
             }
             let dues = list.iter().filter_map(|thread| thread.activity.due_ms);
-            wake_ms = dues.filter(|due| *due >= now_ms).fold(wake_ms, |wake, due| wake.min(due + 1));
+            let dues = dues.map(|due| due.saturating_add(limits::GUARDIAN_GRACE_MS));
+            wake_ms = dues.filter(|due| *due > now_ms).fold(wake_ms, u64::min);
             self.threads.shared.next_look_ms.store(wake_ms, Ordering::SeqCst);
             std::thread::park_timeout(Duration::from_millis(wake_ms.saturating_sub(clock::mono_ms()).max(1)));
         }
@@ -109,7 +114,10 @@ impl Guardian {
     fn look(&self, plan: &GuardianPlan, list: &[ThreadInfo], now_ms: u64, told: &mut Vec<(String, u64, u64)>) {
         told.retain(|known| list.iter().any(|thread| same(known, thread)));
         for thread in list {
-            let Some(late_ms) = thread.activity.overdue_ms(now_ms) else { continue };
+            // Whoever waits until exactly its deadline needs a moment to say that it is back.
+            let Some(late_ms) = thread.activity.overdue_ms(now_ms).filter(|late_ms| *late_ms >= limits::GUARDIAN_GRACE_MS) else {
+                continue;
+            };
             if thread.name == plan.control && !self.finished.load(Ordering::SeqCst) {
                 let for_ms = now_ms.saturating_sub(thread.activity.since_ms);
                 (plan.leave)(&format!("control stuck for {for_ms} ms in \"{}\", {late_ms} ms overdue", thread.activity.text));
@@ -124,8 +132,11 @@ impl Guardian {
     fn ping(&self, plan: &GuardianPlan, now_ms: u64) {
         let limit_ms = u64::try_from(limits::CONTROL_EVENT.as_millis()).unwrap_or(u64::MAX);
         let (pinged, answered) = (self.pinged_ms.load(Ordering::SeqCst), self.answered_ms.load(Ordering::SeqCst));
-        if pinged != 0 && answered < pinged && now_ms.saturating_sub(pinged) >= limit_ms {
-            (plan.leave)(&format!("control has not answered for {} ms", now_ms.saturating_sub(pinged)));
+        if pinged != 0 && answered < pinged {
+            if now_ms.saturating_sub(pinged) >= limit_ms {
+                (plan.leave)(&format!("control has not answered for {} ms", now_ms.saturating_sub(pinged)));
+            }
+            return; // Asked already; and the supervisor must not be told that all is well.
         }
         (plan.healthy)();
         self.pinged_ms.store(now_ms, Ordering::SeqCst);
