@@ -133,7 +133,7 @@ pub fn sample_report() -> StatusReport {
         version: "0.1.0".to_owned(),
         uptime_ms: 273_600_000,
         stop_budget_ms: 25_000,
-        rss_bytes: 3_984_588,
+        rss_bytes: 4_000_000,
         adapters: vec![adapter_report("telegram", AdapterState::Connected)],
         threads: vec![thread("control", "waiting for events", 200, None), thread("store", "waiting for work", 900, None)],
         turns: vec![TurnReport {

@@ -11,4 +11,5 @@ pub mod notify;
 pub mod peer;
 mod protocol;
 pub mod report;
+pub mod takeover;
 pub mod wake;

@@ -1,0 +1,201 @@
+//! The command line: what can be written, and its help.
+
+use crate::config::duration;
+use crate::core::types::ChatRef;
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Connects chat platforms to a language-model agent with shell tools.
+#[derive(Debug, Parser)]
+#[command(name = "hermes-gateway", version, about, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "First time here?  hermes-gateway demo")]
+pub struct Arguments {
+    #[command(flatten)]
+    pub places: PlaceArguments,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct PlaceArguments {
+    /// The configuration file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A gateway of its own: profiles/NAME.toml beside the configuration, and its own state
+    #[arg(long, global = true, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Where the lock, the store and attachments are
+    #[arg(long, global = true, value_name = "DIRECTORY")]
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway in the foreground
+    Run {
+        /// End the gateway that runs there first
+        #[arg(long)]
+        replace: bool,
+        /// How long to wait for a gateway that is still ending (default: the stop budget under a supervisor, else 0)
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+        wait: Option<Duration>,
+        /// Write the process id there, for init systems that want it; never read
+        #[arg(long, value_name = "FILE")]
+        pid_file: Option<PathBuf>,
+    },
+    /// Try it here and now: no account, no network, nothing to set up
+    Demo,
+    /// Talk to the running gateway from this terminal
+    Chat {
+        /// Ask this, print the answer and leave; without it, from a pipe, what comes in there
+        text: Vec<String>,
+        /// Go on with an earlier conversation
+        #[arg(long, value_name = "NAME", value_parser = session_name)]
+        session: Option<String>,
+        /// The longest to wait for a single answer
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "1h")]
+        timeout: Duration,
+    },
+    /// Show what the gateway is doing (0 healthy, 1 degraded, 2 unresponsive, 3 not running)
+    Status {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop the gateway: ask, then SIGTERM
+    Stop {
+        /// The longest to wait after each of these (default: its stop budget)
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+        timeout: Option<Duration>,
+    },
+    /// Queue a message for a chat
+    Send {
+        /// To whom, e.g. telegram:77001; with a topic telegram:-100123/12
+        #[arg(long, value_name = "ADAPTER:CHAT", value_parser = chat_ref)]
+        to: ChatRef,
+        /// The topic or thread, where its name is not a number
+        #[arg(long, value_name = "THREAD")]
+        thread: Option<String>,
+        /// The message; without it, what comes in by a pipe
+        text: Vec<String>,
+    },
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether it is right, and what is wrong (exit 78)
+    Check,
+    /// Print what is in effect, without secrets
+    Show,
+    /// Print where the file is or should be
+    Path,
+}
+
+/// Drops `gateway` as the first word of the command, for hands that are used to it.
+pub fn without_gateway(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut index = 1;
+    while let Some(argument) = arguments.get(index) {
+        match argument.to_str() {
+            Some("--config" | "--profile" | "--state-dir") => index += 2,
+            Some(text) if text.starts_with("--") && text.contains('=') => index += 1,
+            Some("gateway") => {
+                arguments.remove(index);
+                break;
+            }
+            _ => break,
+        }
+    }
+    arguments
+}
+
+/// `ADAPTER:CHAT`, and `/TOPIC` where that is a number.
+fn chat_ref(text: &str) -> Result<ChatRef, String> {
+    let (adapter, chat) = text
+        .split_once(':')
+        .filter(|(adapter, chat)| !adapter.is_empty() && !chat.is_empty())
+        .ok_or("write it as ADAPTER:CHAT, e.g. telegram:77001")?;
+    // Ids of chats may hold a slash themselves; those of topics are numbers, or given with --thread.
+    let numeric = |topic: &str| !topic.is_empty() && topic.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let (chat, thread) = match chat.rsplit_once('/').filter(|(chat, topic)| !chat.is_empty() && numeric(topic)) {
+        Some((chat, topic)) => (chat, Some(topic.to_owned())),
+        None => (chat, None),
+    };
+    Ok(ChatRef { adapter: adapter.to_owned(), chat: chat.to_owned(), thread })
+}
+
+fn session_name(text: &str) -> Result<String, String> {
+    let valid = !text.is_empty() && text.len() <= 64 && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if valid { Ok(text.to_owned()) } else { Err("use up to 64 letters, digits, `-` and `_`".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(words: &[&str]) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(without_gateway(words.iter().map(OsString::from).collect()))
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a77_gateway_as_first_word_is_dropped() {
+        for words in [
+            &["hermes-gateway", "gateway", "status", "--json"][..],
+            &["hermes-gateway", "--config", "gateway", "gateway", "status", "--json"],
+            &["hermes-gateway", "--state-dir=/x", "status", "--json"],
+        ] {
+            assert!(matches!(parse(words).expect("valid").command, Command::Status { json: true }), "{words:?}");
+        }
+        let Command::Chat { text, .. } = parse(&["hermes-gateway", "chat", "gateway", "down"]).expect("valid").command else {
+            panic!("chat")
+        };
+        assert_eq!(text, ["gateway", "down"]);
+    }
+
+    #[test]
+    fn options_and_durations() {
+        let parsed = parse(&["x", "run", "--replace", "--wait", "1m", "--profile", "work", "--pid-file", "/run/x.pid"]).expect("valid");
+        assert_eq!(parsed.places.profile.as_deref(), Some("work"));
+        let Command::Run { replace: true, wait, pid_file } = parsed.command else { panic!("run") };
+        assert_eq!((wait, pid_file), (Some(Duration::from_secs(60)), Some(PathBuf::from("/run/x.pid"))));
+        for wrong in [
+            &["x"][..],
+            &["x", "fly"],
+            &["x", "run", "--wait", "soon"],
+            &["x", "send", "hi"],
+            &["x", "chat", "--session", "a/b"],
+            &["x", "status", "--colour"],
+        ] {
+            assert_eq!(parse(wrong).expect_err("wrong").exit_code(), 2, "{wrong:?}");
+        }
+        for fine in [&["x", "--help"][..], &["x", "--version"], &["x", "help", "run"]] {
+            assert_eq!(parse(fine).expect_err("shown").exit_code(), 0, "{fine:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_chats() {
+        let check = |text: &str, expect: Option<(&str, &str, Option<&str>)>| {
+            let parsed = chat_ref(text).ok();
+            let shown = parsed.as_ref().map(|chat| (chat.adapter.as_str(), chat.chat.as_str(), chat.thread.as_deref()));
+            assert_eq!(shown, expect, "{text}");
+        };
+        check("telegram:77001", Some(("telegram", "77001", None)));
+        check("telegram:-100123/12", Some(("telegram", "-100123", Some("12"))));
+        check("matrix:!room:server.org", Some(("matrix", "!room:server.org", None)));
+        check("signal:group.aGk/bG8=", Some(("signal", "group.aGk/bG8=", None)));
+        check("77001", None);
+        check(":77001", None);
+        check("telegram:", None);
+    }
+}
