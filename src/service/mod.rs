@@ -12,4 +12,5 @@ pub mod peer;
 mod protocol;
 pub mod report;
 pub mod takeover;
+pub mod unit;
 pub mod wake;
