@@ -16,6 +16,8 @@ pub const THREADS_MAX: usize = 512;
 /// Abandoned threads after which the process restarts itself rather than going on with leaks.
 pub const ABANDONED_THREADS_MAX: usize = 16;
 
+/// How late a thread may be before the guardian calls it stuck. A promise: seen within its deadline and a second.
+pub const GUARDIAN_GRACE_MS: u64 = 500;
 /// What the guardian grants on top of the stop budget before it forces the exit: the ladder's own joins and the log.
 pub const GUARDIAN_SLACK: Duration = Duration::from_millis(500);
 /// How long the last log lines may take to be written.
@@ -28,11 +30,11 @@ pub const STORE_OPEN: Duration = Duration::from_secs(60);
 // --- channels into control ---
 
 /// Messages of workers waiting for control. A full lane makes an adapter wait (with a deadline), never control.
-pub const NORMAL_LANE_MAX: usize = 1024;
+pub const NORMAL_LANE_MAX: usize = 256;
 /// Jobs waiting for one adapter's sender. Control never waits for room: what does not fit stays in the outbox on disk.
 pub const SENDER_QUEUE_MAX: usize = 64;
 /// Log lines waiting for stderr; more are dropped and counted.
-pub const LOG_QUEUE_MAX: usize = 1024;
+pub const LOG_QUEUE_MAX: usize = 512;
 /// Longest log line; the rest is cut. journald's own limit is 48 KiB.
 pub const LOG_LINE_BYTES_MAX: usize = 8 * KIB;
 /// Requests waiting for the store.
@@ -42,7 +44,8 @@ pub const STORE_GROUP_MAX: usize = 256;
 
 // --- store ---
 
-/// Page size of the database. Small pages, because a commit writes whole pages and most rows are a few hundred bytes.
+/// Page size of the database. A commit writes whole pages, and most rows are a few hundred bytes: with 1 KiB a message costs
+/// 51 KB of writes from acceptance to delivery (five commits), with 4 KiB 125 KB.
 pub const STORE_PAGE_BYTES: u32 = 1024;
 /// Pages kept in memory; the system's page cache does the rest.
 pub const STORE_CACHE_BYTES: usize = 256 * KIB;
@@ -76,7 +79,7 @@ pub const CONTROL_EVENT: Duration = Duration::from_secs(10);
 /// An event that took longer is logged: control should never be that slow.
 pub const CONTROL_SLOW: Duration = Duration::from_millis(50);
 /// Receipts that one adapter has not fetched yet; an adapter waits for those of a batch before it asks for the next.
-pub const RECEIPTS_MAX: usize = 4096;
+pub const RECEIPTS_MAX: usize = 256;
 /// How often the guardian asks control for a sign of life when nothing else is due.
 pub const GUARDIAN_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -174,8 +177,9 @@ pub const LONG_WAIT: Duration = Duration::from_secs(3600);
 
 /// One image in a request. The Messages API takes 5 MB an image, measured after base64, which adds a third.
 pub const IMAGE_BYTES_MAX: usize = 3750 * KIB;
-/// All images of one request, the newest first. The Messages API takes 32 MB a request, base64 included.
-pub const REQUEST_IMAGE_BYTES_MAX: usize = 16 * MIB;
+/// All images of one request, the newest first. The Messages API takes 32 MB a request, but a request is three times in
+/// memory for a moment, base64 included, and platforms send photos of some 200 KiB.
+pub const REQUEST_IMAGE_BYTES_MAX: usize = 8 * MIB;
 /// What is read of the body of an error answer; the known ones are below 1 KiB.
 pub const ERROR_BODY_BYTES_MAX: usize = 64 * KIB;
 /// Characters of a provider's own words in an error or a log line.
@@ -192,6 +196,32 @@ pub const PROVIDER_BACKOFF_MAX: Duration = Duration::from_secs(8);
 pub const PROVIDER_REST: Duration = Duration::from_secs(60);
 /// The longest such rest, when the provider itself asked for a long wait.
 pub const PROVIDER_REST_MAX: Duration = Duration::from_secs(600);
+
+// --- telegram ---
+
+/// Beyond the time for which Telegram holds a poll open: its own delay and the network's.
+pub const TELEGRAM_POLL_MARGIN: Duration = Duration::from_secs(10);
+/// Any other call; they are answered within a second when all is well.
+pub const TELEGRAM_CALL: Duration = Duration::from_secs(20);
+/// Longest silence within an answer or a file.
+pub const TELEGRAM_SILENCE: Duration = Duration::from_secs(10);
+/// Fetching the files of one message. Polling waits for it, so it is short; 20 MB need 2.7 Mbit/s.
+pub const TELEGRAM_DOWNLOAD: Duration = Duration::from_secs(60);
+/// Answering the presses on buttons of one batch; an unanswered one only shows a clock for a while.
+pub const TELEGRAM_CALLBACKS: Duration = Duration::from_secs(10);
+/// How long the messages of a batch may take to be committed before they are asked for again.
+pub const TELEGRAM_RECEIPTS: Duration = Duration::from_secs(60);
+/// Updates in one poll; the Bot API's own limit.
+pub const TELEGRAM_UPDATES_MAX: usize = 100;
+/// Entities looked at in one text; Telegram sends 100 at the most.
+pub const TELEGRAM_ENTITIES_MAX: usize = 200;
+/// A text that is sent, in UTF-16 units after its markup is resolved (Bot API, sendMessage).
+pub const TELEGRAM_TEXT_UTF16_MAX: usize = 4096;
+/// How long a message waits for its turn when messages are sent too fast; a group's turn comes every 4 s.
+pub const TELEGRAM_PACE_WAIT: Duration = Duration::from_secs(5);
+/// Times that another instance may take the poll away within [`TELEGRAM_CONFLICT_MEMORY`] before it is given up.
+pub const TELEGRAM_CONFLICTS_MAX: u32 = 5;
+pub const TELEGRAM_CONFLICT_MEMORY: Duration = Duration::from_secs(600);
 
 // --- children ---
 

@@ -1,15 +1,11 @@
 //! The program: hands the command line to the library, and its exit code to the system. The one place that exits.
 
-use hermes_gateway::cli::{self, Program, RunOptions};
-use hermes_gateway::config::{Config, keys::BuiltIn};
-use std::process::ExitCode;
+use hermes_gateway::adapter::table;
+use hermes_gateway::cli::{self, Program};
+use hermes_gateway::control;
 
-fn main() -> ExitCode {
-    ExitCode::from(cli::main(&Program { run, platforms: &BuiltIn }))
-}
-
-/// Holds the instance until it is told to stop at the control socket.
-fn run(_config: Config, _options: RunOptions) -> u8 {
-    eprintln!("hermes-gateway: this build has no gateway in it");
-    70
+fn main() {
+    let code = cli::main(&Program { run: control::run, platforms: &table::Keys });
+    // Not through `exit`: a thread that was left behind must not be able to hold up destructors or `atexit` handlers.
+    hermes_gateway::thread::leave(i32::from(code));
 }

@@ -57,6 +57,7 @@ pub enum HubEvent {
 }
 
 type WakeFn = Arc<dyn Fn() + Send + Sync>;
+type AttachFn = Box<dyn Fn(&str) + Send + Sync>;
 
 struct Client {
     number: u64,
@@ -69,7 +70,7 @@ struct Client {
 pub struct Hub {
     chats: Mutex<HashMap<String, Vec<Client>>>,
     next_number: AtomicU64,
-    on_attach: OnceLock<Box<dyn Fn(&str) + Send + Sync>>,
+    on_attach: OnceLock<AttachFn>,
 }
 
 /// One terminal's place in a chat; leaves it when dropped.

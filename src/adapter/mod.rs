@@ -4,9 +4,12 @@
 //! `adapter/NAME/send` and delivers. Both are straight-line code that blocks with deadlines and returns errors;
 //! reconnecting, backoff, replacing a stuck thread, queues and durability are done once, by the code around them.
 
+pub mod files;
 pub mod local;
 pub mod runner;
 pub mod sender;
+pub mod table;
+pub mod telegram;
 
 use crate::clock::Deadline;
 use crate::core::types::{ChatRef, Inbound, OutboundKind, Receipt};

@@ -296,6 +296,7 @@ impl SendingThread<'_> {
         attempted_before: bool,
     ) -> Result<String, Delivered> {
         let deadline = Deadline::after(limits::SEND);
+        self.outlet.announce(row.message.kind);
         let key = if number == 0 { row.key.clone() } else { format!("{}-{number}", row.key) };
         let reply_to = row.message.reply_to.as_deref().filter(|_| number == 0);
         let buttons = if last { row.message.buttons.as_slice() } else { &[] };

@@ -1,3 +1,8 @@
 //! The agent: what a turn does, and with which tools.
 
 pub mod policy;
+mod progress;
+mod prompt;
+pub mod tools;
+mod transcript;
+pub mod turn;

@@ -54,7 +54,10 @@ mod tests {
         Message::text(Role::User, text)
     }
     fn call(id: &str) -> Message {
-        Message { role: Role::Assistant, blocks: vec![Block::ToolUse { id: id.into(), name: "shell".into(), input: serde_json::json!({}) }] }
+        Message {
+            role: Role::Assistant,
+            blocks: vec![Block::ToolUse { id: id.into(), name: "shell".into(), input: serde_json::json!({}) }],
+        }
     }
     fn result(id: &str) -> Message {
         Message { role: Role::User, blocks: vec![Block::ToolResult { tool_use_id: id.into(), content: "x".into(), is_error: false }] }

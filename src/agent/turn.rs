@@ -12,7 +12,7 @@ use crate::core::types::{Block, InboxId, Message, Role, Usage};
 use crate::limits;
 use crate::net::NetOptions;
 use crate::process::Children;
-use crate::provider::chain::{Chain, ChainError, ChainEvent};
+use crate::provider::{Chain, ChainError, ChainEvent, ChainTurn};
 use crate::provider::{Delta, ModelReply, ModelRequest, Stop};
 use crate::store::{StoreError, StoreHandle};
 use crate::thread::{CancelToken, Cancelled, enter};
@@ -89,16 +89,19 @@ impl From<StoreError> for Failure {
 }
 
 /// The state of a turn between its rounds.
-struct State {
+struct State<'a> {
     transcript: Vec<Message>,
     specs: Vec<crate::provider::ToolSpec>,
     system: String,
     deadline: Deadline,
+    /// Of the last reply; those before it are committed with their rounds.
     usage: Usage,
     progress: Progress,
     /// Steering that came while something else was waited for.
     steers: Vec<(InboxId, Message)>,
     compactions: u32,
+    /// Remembers who answered, and what was announced.
+    chain: ChainTurn<'a>,
 }
 
 /// Works until the turn is done. `None`: it was cancelled, and its end is decided already.
@@ -116,6 +119,7 @@ pub fn run(turn: &Turn<'_>) -> Option<TurnEnd> {
         progress: Progress::new(Arc::clone(&turn.events)),
         steers: Vec::new(),
         compactions: 0,
+        chain: turn.agent.chain.turn(),
     };
     match turn.rounds(&mut state) {
         Ok((messages, reply)) => Some(TurnEnd { messages, reply, failed: false, usage: state.usage }),
@@ -133,7 +137,7 @@ impl Turn<'_> {
         Ok(self.store.call(op, Deadline::after(limits::STORE_CALL))?)
     }
 
-    fn commit(&self, state: &mut State, messages: Vec<Message>, adopted: Vec<InboxId>, usage: Usage) -> Result<(), Failure> {
+    fn commit(&self, state: &mut State<'_>, messages: Vec<Message>, adopted: Vec<InboxId>, usage: Usage) -> Result<(), Failure> {
         self.call(Op::CommitRound { turn: self.spec.turn, messages: messages.clone(), adopted: adopted.clone(), usage })?;
         state.transcript.extend(messages);
         if !adopted.is_empty() {
@@ -143,7 +147,7 @@ impl Turn<'_> {
     }
 
     /// → what is to be appended to the transcript with the end of the turn, and the reply.
-    fn rounds(&self, state: &mut State) -> Result<(Vec<Message>, String), Failure> {
+    fn rounds(&self, state: &mut State<'_>) -> Result<(Vec<Message>, String), Failure> {
         let session = self.spec.session.clone();
         let transcript = self.call(Op::LoadTranscript { session, messages_max: limits::TRANSCRIPT_MESSAGES_MAX })?;
         if let Outcome::Transcript(messages) = transcript {
@@ -159,29 +163,26 @@ impl Turn<'_> {
             self.take_mail(state);
             self.adopt(state)?;
             let reply = self.ask_model(state)?;
-            state.usage.add(reply.usage);
             let calls: Vec<ToolCall> = reply.blocks.iter().filter_map(ToolCall::of).collect();
             if calls.is_empty() {
-                if reply.stop == Stop::Pause {
-                    self.commit(state, vec![Message { role: Role::Assistant, blocks: reply.blocks }], Vec::new(), Usage::default())?;
-                    continue;
-                }
                 self.take_mail(state);
-                if state.steers.is_empty() {
+                if reply.stop != Stop::Pause && state.steers.is_empty() {
+                    state.usage = reply.usage;
                     return Ok(final_reply(reply));
                 }
-                // Something came while the model wrote its last words: it gets to see it.
-                self.commit(state, vec![Message { role: Role::Assistant, blocks: reply.blocks }], Vec::new(), Usage::default())?;
+                // The provider wants to go on, or something came while the model wrote its last words: it gets to see it.
+            }
+            self.commit(state, vec![Message { role: Role::Assistant, blocks: reply.blocks }], Vec::new(), reply.usage)?;
+            if calls.is_empty() {
                 continue;
             }
-            self.commit(state, vec![Message { role: Role::Assistant, blocks: reply.blocks }], Vec::new(), Usage::default())?;
             let results = calls.iter().map(|call| self.run_tool(state, call)).collect::<Result<Vec<Block>, Failure>>()?;
             self.commit(state, vec![Message { role: Role::User, blocks: results }], Vec::new(), Usage::default())?;
         }
         Err(Failure::Told(format!("I stopped after {} rounds of tools without coming to an end.", limits::ROUNDS_PER_TURN_MAX)))
     }
 
-    fn take_mail(&self, state: &mut State) {
+    fn take_mail(&self, state: &mut State<'_>) {
         while let Ok(mail) = self.mail.try_recv() {
             if let TurnMail::Steer { inbox, message } = mail {
                 state.steers.push((inbox, message));
@@ -190,7 +191,7 @@ impl Turn<'_> {
     }
 
     /// Takes the messages that arrived meanwhile into the transcript.
-    fn adopt(&self, state: &mut State) -> Result<(), Failure> {
+    fn adopt(&self, state: &mut State<'_>) -> Result<(), Failure> {
         if state.steers.is_empty() {
             return Ok(());
         }
@@ -198,7 +199,7 @@ impl Turn<'_> {
         self.commit(state, messages, inbox, Usage::default())
     }
 
-    fn ask_model(&self, state: &mut State) -> Result<ModelReply, Failure> {
+    fn ask_model(&self, state: &mut State<'_>) -> Result<ModelReply, Failure> {
         loop {
             self.token.check()?;
             let messages = super::transcript::for_model(&state.transcript);
@@ -208,10 +209,10 @@ impl Turn<'_> {
             let mut on = |event: ChainEvent<'_>| match event {
                 ChainEvent::Delta(Delta::Text(text)) => progress.text(text),
                 ChainEvent::Delta(_) => {}
-                ChainEvent::Notice { text } => progress.notice(&text),
+                ChainEvent::Notice { text } | ChainEvent::NoticeChanged { text } => progress.notice(&text),
                 ChainEvent::Restarted => progress.restarted(),
             };
-            let result = self.agent.chain.ask(&request, self.token, &self.agent.net, state.deadline, &mut on);
+            let result = state.chain.ask(&request, self.token, &self.agent.net, state.deadline, &mut on);
             match result {
                 Ok(reply) => {
                     state.progress.answered();
@@ -229,7 +230,7 @@ impl Turn<'_> {
         }
     }
 
-    fn run_tool(&self, state: &mut State, call: &ToolCall) -> Result<Block, Failure> {
+    fn run_tool(&self, state: &mut State<'_>, call: &ToolCall) -> Result<Block, Failure> {
         self.token.check()?;
         let result = |content: String, is_error: bool| Block::ToolResult { tool_use_id: call.id.clone(), content, is_error };
         let Some(tool) = self.agent.tools.iter().find(|tool| tool.spec().name == call.name) else {
@@ -242,7 +243,9 @@ impl Turn<'_> {
                 Verdict::Approved => {}
                 Verdict::Denied => return Ok(result("refused by the user: do not try to reach the same by other means".to_owned(), true)),
                 Verdict::Expired => return Ok(result("nobody approved it in time, so it was not run".to_owned(), true)),
-                Verdict::Failed => return Ok(result("it needs approval and the question could not be asked; it was not run".to_owned(), true)),
+                Verdict::Failed => {
+                    return Ok(result("it needs approval and the question could not be asked; it was not run".to_owned(), true));
+                }
             }
         }
         self.token.check()?;
@@ -273,7 +276,7 @@ impl Turn<'_> {
         Ok(result(outcome.content, outcome.is_error))
     }
 
-    fn ask_person(&self, state: &mut State, what: &str, why: &str) -> Result<Verdict, Failure> {
+    fn ask_person(&self, state: &mut State<'_>, what: &str, why: &str) -> Result<Verdict, Failure> {
         self.events.ask(what, why);
         // Control has the clock of the question; the extra time is for its answer to come through.
         let due = Deadline::after(self.agent.approval_wait + limits::TURN_GRACE);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Connects chat platforms to a language-model agent with shell tools.
 #[derive(Debug, Parser)]
-#[command(name = "hermes-gateway", version, about, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "hermes-gateway", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "First time here?  hermes-gateway demo")]
 pub struct Arguments {
     #[command(flatten)]

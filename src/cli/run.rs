@@ -5,31 +5,15 @@ use super::stop::{print_step, seconds};
 use super::{Context, code};
 use crate::clock::{self, Deadline};
 use crate::config::Config;
-use crate::service::admin::{Admin, socket_path};
+use crate::service::admin::socket_path;
 use crate::service::client::Client;
 use crate::service::lock::{Lock, LockError};
 use crate::service::takeover::{Instance, Plan, end, why_still_there};
 use crate::thread::CancelToken;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-/// A front end in this process: `demo`'s terminal. Runs on a thread of its own, called with what the control socket
-/// offers and a token that is cancelled at the end; when it returns, the gateway stops.
-pub type ConsoleFn = Box<dyn FnOnce(Arc<dyn Admin>, &CancelToken) + Send>;
-
-/// What the gateway is started with besides its configuration.
-pub struct RunOptions {
-    /// Held until the process is gone. Knows the state directory and where the control socket is to be.
-    pub lock: Lock,
-    pub profile: String,
-    pub pid_file: Option<PathBuf>,
-    pub config_path: Option<PathBuf>,
-    /// In place of a service: SIGINT belongs to this front end.
-    pub console: Option<ConsoleFn>,
-    /// For the log on standard error; `demo` wants a quiet terminal.
-    pub log_level: String,
-}
+pub use crate::control::{ConsoleFn, RunOptions};
 
 /// Runs the gateway until it is over. → the exit code.
 pub type RunFn = fn(Config, RunOptions) -> u8;
@@ -148,4 +132,118 @@ fn refuse_beside_a_gateway_without_lock(context: &Context<'_>, directory: &Path)
     );
     context.complain_with_priority(3, &text);
     Err(code::LOCKED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Program;
+    use super::*;
+    use crate::config::keys::BuiltIn;
+    use crate::config::{Environment, Places};
+    use crate::service::admin::serve;
+    use crate::service::fake::FakeAdmin;
+    use crate::service::lock;
+    use crate::thread::Threads;
+
+    /// Stands for control: tells by its code what it was started with.
+    fn fake_run(config: Config, options: RunOptions) -> u8 {
+        let info = options.lock.info();
+        assert_eq!(info.pid, Some(std::process::id()));
+        assert_eq!(info.stop_budget_ms, Some(25_000));
+        assert_eq!(options.config_path.as_deref().and_then(Path::file_name), Some("config.toml".as_ref()));
+        assert!(matches!(lock::holder(&config.state_dir), Ok(Some(_))), "it is held");
+        assert_eq!(options.log_level, "info");
+        if info.supervised { 43 } else { 42 }
+    }
+
+    struct Fixture {
+        scratch: tempfile::TempDir,
+        environment: Environment,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let scratch = tempfile::tempdir().expect("scratch directory");
+            std::fs::write(scratch.path().join("config.toml"), "[provider]\nkind = \"offline\"\n").expect("written");
+            Self { scratch, environment: Environment::default().with("HOME", "/nowhere") }
+        }
+
+        fn state_dir(&self) -> PathBuf {
+            self.scratch.path().join("state")
+        }
+
+        fn run(&self, replace: bool, wait: Option<Duration>) -> u8 {
+            let program = Program { run: fake_run, platforms: &BuiltIn };
+            let places = Places {
+                config: self.scratch.path().join("config.toml"),
+                config_chosen: true,
+                state_dir: self.state_dir(),
+                profile: "default".to_owned(),
+            };
+            let context = Context { environment: self.environment.clone(), places, program: &program };
+            run(&context, replace, wait, None)
+        }
+    }
+
+    #[test]
+    fn hands_over_to_control_with_the_lock_held() {
+        let fixture = Fixture::new();
+        assert_eq!(fixture.run(false, None), 42);
+        let supervised = Fixture { environment: fixture.environment.clone().with("NOTIFY_SOCKET", "/run/x"), ..fixture };
+        assert_eq!(supervised.run(false, None), 43);
+    }
+
+    #[test]
+    fn a35_a_second_start_is_refused_at_once() {
+        let fixture = Fixture::new();
+        let _held = Lock::acquire(&fixture.state_dir(), Duration::ZERO, &CancelToken::new()).expect("free");
+        let started = clock::now();
+        assert_eq!(fixture.run(false, None), code::LOCKED);
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a33_nothing_is_replaced_where_a_supervisor_is_at_work() {
+        let fixture = Fixture::new();
+        let held = Lock::acquire(&fixture.state_dir(), Duration::ZERO, &CancelToken::new()).expect("free");
+        held.announce(|info| info.supervised = true);
+        assert_eq!(fixture.run(true, None), code::LOCKED);
+        held.announce(|info| info.supervised = false);
+        let ours = Fixture { environment: fixture.environment.clone().with("HERMES_GATEWAY_SUPERVISED", "1"), ..fixture };
+        assert_eq!(ours.run(true, Some(Duration::ZERO)), code::LOCKED);
+        assert!(held.still_ours());
+    }
+
+    #[test]
+    fn a32_a_predecessor_that_is_still_ending_is_waited_for() {
+        let fixture = Fixture::new();
+        let held = Lock::acquire(&fixture.state_dir(), Duration::ZERO, &CancelToken::new()).expect("free");
+        std::thread::scope(|scope| {
+            let start = scope.spawn(|| fixture.run(false, Some(Duration::from_secs(20))));
+            let _ = CancelToken::new().sleep(Duration::from_millis(50));
+            drop(held);
+            assert_eq!(start.join().expect("no panic"), 42);
+        });
+    }
+
+    #[test]
+    fn a81_a_gateway_whose_lock_file_was_deleted_is_noticed() {
+        let fixture = Fixture::new();
+        let held = Lock::acquire(&fixture.state_dir(), Duration::ZERO, &CancelToken::new()).expect("free");
+        let token = CancelToken::new();
+        let _handle = serve(FakeAdmin::new(|_, _| ()), &held, &Threads::new(), &token).expect("serves");
+        std::fs::remove_file(fixture.state_dir().join("gateway.lock")).expect("removed");
+        assert_eq!(fixture.run(false, None), code::LOCKED);
+        token.cancel();
+    }
+
+    #[test]
+    fn configurations_that_stop_a_start() {
+        let fixture = Fixture::new();
+        std::fs::write(fixture.scratch.path().join("config.toml"), "[provider]\nkind = 5\n").expect("written");
+        assert_eq!(fixture.run(false, None), code::CONFIG);
+        std::fs::remove_file(fixture.scratch.path().join("config.toml")).expect("removed");
+        assert_eq!(fixture.run(false, None), code::CONFIG);
+        assert!(!fixture.state_dir().exists(), "nothing was touched");
+    }
 }

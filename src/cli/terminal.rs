@@ -107,10 +107,7 @@ impl Interrupts {
     /// How often it was pressed since the last call.
     pub fn count(&mut self) -> usize {
         let mut bytes = [0; 64];
-        match self.stream.read(&mut bytes) {
-            Ok(count) => count,
-            Err(_) => 0,
-        }
+        self.stream.read(&mut bytes).unwrap_or_default()
     }
 }
 

@@ -67,10 +67,12 @@ pub trait PlatformKeys {
     fn platforms(&self) -> Vec<Platform>;
 }
 
-/// The platforms of this build.
+/// One platform, for the tests of the configuration.
+#[cfg(test)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BuiltIn;
 
+#[cfg(test)]
 impl PlatformKeys for BuiltIn {
     fn platforms(&self) -> Vec<Platform> {
         let telegram = [

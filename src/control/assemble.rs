@@ -3,7 +3,7 @@
 use super::board::Board;
 use super::lanes::{self, Lanes, Message, Signal};
 use super::{Attached, Control, signals};
-use crate::adapter::local::{self, Hub};
+use crate::adapter::local;
 use crate::adapter::sender::Mailbox;
 use crate::adapter::{Adapter, table};
 use crate::agent::tools;
@@ -12,11 +12,13 @@ use crate::clock::Deadline;
 use crate::config::{AdapterConfig, Busy, Config};
 use crate::core::event::Event;
 use crate::core::record::{Op, Outcome};
+use crate::core::types::ChatRef;
 use crate::core::{AdapterRules, BusyMode, Core, Rules};
 use crate::limits;
 use crate::net::NetOptions;
 use crate::process::{Children, instance_mark};
-use crate::provider::chain;
+use crate::provider;
+use crate::service::admin::{self, Admin};
 use crate::service::lock::Lock;
 use crate::service::notify::Notifier;
 use crate::store::{self, StoreHandle, StoreThread};
@@ -33,17 +35,21 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_GUARDIAN: i32 = 70;
 const EXIT_CONFIG: u8 = 78;
 
-/// A front end in this process: `demo`'s terminal. Runs on its own thread; when it returns, the gateway stops.
-pub type Console = Box<dyn FnOnce(&Arc<Board>, &CancelToken) + Send>;
+/// A front end in this process: `demo`'s terminal. Runs on a thread of its own, called with what the control socket
+/// offers and a token that is cancelled at the end; when it returns, the gateway stops.
+pub type ConsoleFn = Box<dyn FnOnce(Arc<dyn Admin>, &CancelToken) + Send>;
 
-/// What `run` is started with besides the configuration.
+/// What the gateway is started with besides its configuration.
 pub struct RunOptions {
-    /// Held until the process is gone: only the kernel releases it.
+    /// Held until the process is gone: only the kernel releases it. Knows the state directory and where the control
+    /// socket is to be.
     pub lock: Lock,
+    pub profile: String,
     pub pid_file: Option<PathBuf>,
     pub config_path: Option<PathBuf>,
-    pub console: Option<Console>,
-    /// Log lines to stderr; `demo` wants a quiet terminal.
+    /// In place of a service.
+    pub console: Option<ConsoleFn>,
+    /// For the log on standard error; `demo` wants a quiet terminal.
     pub log_level: String,
 }
 
@@ -67,6 +73,8 @@ impl StartError {
 #[must_use]
 pub fn run(config: Config, options: RunOptions) -> u8 {
     install_panic_hook();
+    // Tools run as the same user and must not read the keys out of this process's memory or environment.
+    crate::process::hide_memory();
     let threads = Threads::new();
     threads.adopt_current("control");
     if let Err(error) = logging::start(&threads, &options.log_level, logging::Style::detect()) {
@@ -100,20 +108,16 @@ struct Parts {
     /// Threads that are neither adapters' nor turns'.
     others: Vec<Handle>,
     pid_file: Option<PathBuf>,
+    profile: String,
     guardian: Arc<Guardian>,
     _lock: Lock,
-}
-
-fn total(config: &Config) -> Duration {
-    let shutdown = &config.shutdown;
-    shutdown.drain + shutdown.ask + shutdown.cut + shutdown.close
 }
 
 impl Parts {
     #[allow(clippy::too_many_lines)] // The order of construction is the point; cutting it up would hide it.
     fn build(config: Config, options: RunOptions, threads: &Threads) -> Result<Self, StartError> {
         let failed = |error: &dyn std::fmt::Display| StartError::Failed(error.to_string());
-        let stop_budget = total(&config);
+        let stop_budget = config.shutdown.stop_budget();
         let (lanes, inbox) = lanes::lanes();
         let guardian = Guardian::new(threads);
         // Signals first: a stop must work in every state, also while this function waits for the disk.
@@ -121,12 +125,18 @@ impl Parts {
             first: stop_budget + limits::GUARDIAN_SLACK,
             second: config.shutdown.cut + config.shutdown.close + limits::GUARDIAN_SLACK,
         };
-        let signal_thread = signals::start(threads, lanes.clone(), Arc::clone(&guardian), bounds).map_err(|error| failed(&error))?;
+        let signal_thread = signals::start(threads, lanes.clone(), Arc::clone(&guardian), bounds, options.console.is_some())
+            .map_err(|error| failed(&error))?;
         let children = Children::new(instance_mark(&config.state_dir), threads);
         let notifier = Arc::new(Notifier::from_environment());
         start_guardian(threads, &guardian, &lanes, &children, &notifier)?;
-        let hub = Arc::new(Hub::default());
-        let board = Arc::new(Board::new(threads, &children, &lanes, stop_budget, Arc::clone(&hub)));
+        crate::net::register_threads(threads);
+        let board = Arc::new(Board::new(threads, &children, &lanes, stop_budget, &guardian));
+        let attach_lanes = lanes.clone();
+        board.hub().on_attach(move |chat| {
+            let chat = ChatRef { adapter: local::NAME.to_owned(), chat: chat.to_owned(), thread: None };
+            attach_lanes.event(Event::Attached { chat });
+        });
         let swept = children.sweep_leftovers(Deadline::after(limits::SWEEP));
         if swept.term + swept.kill > 0 {
             log::warn!(target: "control", "ended {} processes that a former instance had left", swept.term + swept.kill);
@@ -136,9 +146,10 @@ impl Parts {
         let opened = store::open(&path, threads, token.child(), Deadline::after(limits::STORE_OPEN));
         let (store, store_thread) = opened.map_err(|error| failed(&error))?;
         board.store_is(&store);
-        let net = NetOptions { tls_ca_file: config.ca_file.clone(), ..NetOptions::new(threads) };
-        let chain = chain::build(&config.providers).map_err(StartError::Config)?;
-        let adapters = build_adapters(&config, &hub, &board, &token)?;
+        let user_agent = format!("hermes-gateway/{}", env!("CARGO_PKG_VERSION"));
+        let net = NetOptions { tls_ca_file: config.ca_file.clone(), user_agent };
+        let chain = provider::build(&config.providers).map_err(StartError::Config)?;
+        let adapters = build_adapters(&config, &board, &token)?;
         let mut protected = vec![config.state_dir.clone()];
         protected.extend(options.config_path.clone());
         let rules = rules(&config, &adapters);
@@ -177,22 +188,38 @@ impl Parts {
         };
         // The signal thread has nobody to wait for and is not joined; it ends with the process.
         drop(signal_thread);
-        let mut others = vec![crate::service::admin::serve(board.clone(), &options.lock, threads, &token.child()).map_err(|error| failed(&error))?];
+        let mut others = vec![serve_admin(&board, &options.lock, threads, &token)?];
         if let Some(console) = options.console {
             others.push(start_console(console, threads, &board, &token, &lanes)?);
         }
         recover(&store, &lanes);
         if let Some(path) = &options.pid_file {
-            crate::service::lock::write_pid_file(path).map_err(|error| failed(&error))?;
+            std::fs::write(path, format!("{}\n", std::process::id()))
+                .map_err(|error| StartError::Failed(format!("cannot write the pid file {}: {error}", path.display())))?;
         }
-        Ok(Self { control, config, notifier, store_thread, others, pid_file: options.pid_file, guardian, _lock: options.lock })
+        Ok(Self {
+            control,
+            config,
+            notifier,
+            store_thread,
+            others,
+            pid_file: options.pid_file,
+            profile: options.profile,
+            guardian,
+            _lock: options.lock,
+        })
     }
 
     fn run(mut self) -> u8 {
         let budget = self.control.stop_budget;
-        let systemd = crate::service::notify::stop_timeout();
-        let allowed = systemd.map_or_else(String::new, |limit| format!(" (systemd allows {} s)", limit.as_secs()));
-        log::info!(target: "control", "hermes-gateway {}, pid {}, stop budget {} s{allowed}", env!("CARGO_PKG_VERSION"), std::process::id(), budget.as_secs());
+        log::info!(
+            target: "control",
+            "hermes-gateway {}, pid {}, profile {}, stop budget {} s",
+            env!("CARGO_PKG_VERSION"),
+            std::process::id(),
+            self.profile,
+            budget.as_secs()
+        );
         self.notifier.ready("running");
         let code = self.control.decide();
         self.notifier.stopping();
@@ -234,21 +261,25 @@ fn start_guardian(
     started.map(drop).map_err(|error| StartError::Failed(error.to_string()))
 }
 
-fn build_adapters(
-    config: &Config,
-    hub: &Arc<Hub>,
-    board: &Arc<Board>,
-    token: &CancelToken,
-) -> Result<BTreeMap<String, Attached>, StartError> {
+fn build_adapters(config: &Config, board: &Arc<Board>, token: &CancelToken) -> Result<BTreeMap<String, Attached>, StartError> {
     let mut adapters = BTreeMap::new();
-    let local: Arc<dyn Adapter> = Arc::new(local::Local::new(Arc::clone(hub)));
+    let local: Arc<dyn Adapter> = Arc::new(local::Local::new(Arc::clone(board.hub())));
     let mut attach = |name: &str, platform: &str, streaming: bool, adapter: Arc<dyn Adapter>| {
         let heard = Arc::new(AtomicU64::new(0));
         board.adapter_is(&name.to_owned(), platform, &heard);
         let (receipts, _) = crossbeam_channel::bounded(0);
         let (mailbox, platform) = (Arc::new(Mailbox::default()), platform.to_owned());
-        let attached =
-            Attached { adapter, platform, streaming, mailbox, generation: 0, token: token.child(), inlet_token: token.child(), receipts, heard };
+        let attached = Attached {
+            adapter,
+            platform,
+            streaming,
+            mailbox,
+            generation: 0,
+            token: token.child(),
+            inlet_token: token.child(),
+            receipts,
+            heard,
+        };
         adapters.insert(name.to_owned(), attached);
     };
     attach(local::NAME, local::NAME, true, local);
@@ -306,12 +337,23 @@ fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> Rules {
     }
 }
 
-fn start_console(console: Console, threads: &Threads, board: &Arc<Board>, token: &CancelToken, lanes: &Lanes) -> Result<Handle, StartError> {
-    let (board, lanes) = (Arc::clone(board), lanes.clone());
+fn serve_admin(board: &Arc<Board>, lock: &Lock, threads: &Threads, token: &CancelToken) -> Result<Handle, StartError> {
+    let admin: Arc<dyn Admin> = Arc::clone(board) as Arc<dyn Admin>;
+    admin::serve(admin, lock, threads, &token.child()).map_err(|error| StartError::Failed(error.to_string()))
+}
+
+fn start_console(
+    console: ConsoleFn,
+    threads: &Threads,
+    board: &Arc<Board>,
+    token: &CancelToken,
+    lanes: &Lanes,
+) -> Result<Handle, StartError> {
+    let (board, lanes): (Arc<dyn Admin>, Lanes) = (Arc::clone(board) as Arc<dyn Admin>, lanes.clone());
     let ended = move |_: ThreadEnd| lanes.urgent(Message::Signal(Signal::Stop));
     let body = move |token: &CancelToken| {
         let _waiting = wait_for_work(format_args!("terminal"));
-        console(&board, token);
+        console(board, token);
     };
     threads.spawn("console", 0, token.child(), ended, body).map_err(|error| StartError::Failed(error.to_string()))
 }

@@ -2,17 +2,18 @@
 //!
 //! `status` is answered from here, so it works while control is stuck. The locks are held for a copy, never for I/O.
 
-use super::lanes::{Lanes, Message};
-use super::{Attached, RunningTurn};
+use super::lanes::{Lanes, Message, Signal};
+use crate::adapter::local;
 use crate::clock::{self, Deadline};
 use crate::core::event::{AdapterView, Event, RequestId};
-use crate::core::types::{AdapterName, AdapterState, ChatRef, Inbound, TurnId};
+use crate::core::types::{AdapterName, AdapterState, ChatRef, Inbound, OutboxId, TurnId};
 use crate::core::{Core, Phase};
 use crate::limits;
 use crate::process::Children;
+use crate::service::admin::Admin;
 use crate::service::report::{AdapterReport, GatewayState, QueueReport, StatusReport, StoreReport, ThreadReport, TurnReport};
 use crate::store::StoreHandle;
-use crate::thread::{Activity, Threads};
+use crate::thread::{Activity, Guardian, Threads};
 use crossbeam_channel::{Sender, bounded};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +42,8 @@ pub struct Board {
     platforms: Mutex<BTreeMap<AdapterName, (String, Arc<AtomicU64>)>>,
     requests: Mutex<HashMap<RequestId, Sender<Result<String, String>>>>,
     next_request: AtomicU64,
-    pub hub: Arc<crate::adapter::local::Hub>,
+    hub: Arc<local::Hub>,
+    guardian: Arc<Guardian>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -51,7 +53,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Board {
     #[must_use]
-    pub fn new(threads: &Threads, children: &Children, lanes: &Lanes, stop_budget: Duration, hub: Arc<crate::adapter::local::Hub>) -> Self {
+    pub fn new(threads: &Threads, children: &Children, lanes: &Lanes, stop_budget: Duration, guardian: &Arc<Guardian>) -> Self {
         let snapshot = Snapshot { phase: Phase::Starting, adapters: Vec::new(), turns: Vec::new(), waiting: 0, undelivered: 0 };
         Self {
             snapshot: Mutex::new(snapshot),
@@ -63,7 +65,8 @@ impl Board {
             platforms: Mutex::default(),
             requests: Mutex::default(),
             next_request: AtomicU64::new(1),
-            hub,
+            hub: local::Hub::new(),
+            guardian: Arc::clone(guardian),
         }
     }
 
@@ -75,7 +78,7 @@ impl Board {
         lock(&self.platforms).insert(name.clone(), (platform.to_owned(), Arc::clone(heard)));
     }
 
-    pub(super) fn publish(&self, core: &Core, _adapters: &BTreeMap<AdapterName, Attached>, _turns: &HashMap<TurnId, RunningTurn>) {
+    pub(super) fn publish(&self, core: &Core) {
         let snapshot = Snapshot {
             phase: core.phase(),
             adapters: core.adapter_views(),
@@ -104,34 +107,7 @@ impl Board {
         result.unwrap_or_else(|_| Err("the gateway did not answer in time; see: hermes-gateway status".to_owned()))
     }
 
-    /// Something that a local client says. → once it is accepted.
-    ///
-    /// # Errors
-    /// A text for the client.
-    pub fn say(&self, inbound: Inbound) -> Result<(), String> {
-        self.ask(|request| Event::Say { request, inbound: Box::new(inbound) }).map(|_| ())
-    }
-
-    /// Puts a message into the outbox. → the number of its row.
-    ///
-    /// # Errors
-    /// A text for the client.
-    pub fn send(&self, chat: ChatRef, text: String) -> Result<i64, String> {
-        let answer = self.ask(|request| Event::Send { request, chat, text })?;
-        answer.parse().map_err(|_| format!("unexpected answer: {answer}"))
-    }
-
-    pub fn attached(&self, chat: ChatRef) {
-        self.lanes.event(Event::Attached { chat });
-    }
-
-    pub fn signal(&self, signal: super::lanes::Signal) {
-        self.lanes.urgent(Message::Signal(signal));
-    }
-
-    /// All that `status` shows. Needs nothing of control but its last snapshot.
-    #[must_use]
-    pub fn status(&self) -> StatusReport {
+    fn report(&self) -> StatusReport {
         let now_ms = clock::mono_ms();
         let snapshot = lock(&self.snapshot).clone();
         let threads = self.threads.list();
@@ -141,9 +117,9 @@ impl Board {
             for_ms: now_ms.saturating_sub(*since_ms),
             activity: activity(&format!("turn/{id}")).map_or_else(|| "ending".to_owned(), |activity| activity.text),
         });
-        let unresponsive = activity("control").filter(|control| control.overdue_ms(now_ms).is_some()).map(|control| {
-            format!("stuck {} s in \"{}\"", now_ms.saturating_sub(control.since_ms) / 1000, control.text)
-        });
+        let unresponsive = activity("control")
+            .filter(|control| control.overdue_ms(now_ms).is_some())
+            .map(|control| format!("stuck {} s in \"{}\"", now_ms.saturating_sub(control.since_ms) / 1000, control.text));
         let store = self.store.get().map(StoreHandle::health);
         StatusReport {
             state: match snapshot.phase {
@@ -156,7 +132,7 @@ impl Board {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: now_ms,
             stop_budget_ms: u64::try_from(self.stop_budget.as_millis()).unwrap_or(u64::MAX),
-            rss_bytes: crate::process::rss_bytes().unwrap_or(0),
+            rss_bytes: rss_bytes().unwrap_or(0),
             adapters: self.adapter_reports(&snapshot, now_ms),
             turns: turns.collect(),
             inbox: QueueReport { pending: snapshot.waiting as u64 },
@@ -176,7 +152,8 @@ impl Board {
     fn adapter_reports(&self, snapshot: &Snapshot, now_ms: u64) -> Vec<AdapterReport> {
         let platforms = lock(&self.platforms).clone();
         let report = |view: &AdapterView| {
-            let (platform, heard) = platforms.get(&view.name).map_or((String::new(), 0), |(platform, heard)| (platform.clone(), heard.load(Ordering::Relaxed)));
+            let (platform, heard) =
+                platforms.get(&view.name).map_or((String::new(), 0), |(platform, heard)| (platform.clone(), heard.load(Ordering::Relaxed)));
             AdapterReport {
                 name: view.name.clone(),
                 platform,
@@ -192,6 +169,60 @@ impl Board {
             }
         };
         snapshot.adapters.iter().map(report).collect()
+    }
+}
+
+/// Resident memory of this process, from `/proc/self/status`.
+fn rss_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+impl Admin for Board {
+    fn status(&self) -> StatusReport {
+        self.report()
+    }
+
+    fn stop(&self) -> Result<(), String> {
+        self.guardian.stop_within(self.stop_budget + limits::GUARDIAN_SLACK);
+        self.lanes.urgent(Message::Signal(Signal::Stop));
+        Ok(())
+    }
+
+    fn restart(&self) -> Result<(), String> {
+        self.lanes.urgent(Message::Signal(Signal::Restart));
+        Ok(())
+    }
+
+    fn send(&self, chat: ChatRef, text: String) -> Result<OutboxId, String> {
+        let answer = self.ask(|request| Event::Send { request, chat, text })?;
+        answer.parse().map_err(|_| format!("unexpected answer: {answer}"))
+    }
+
+    fn say(&self, chat: ChatRef, sender_name: String, text: String, message_id: String) -> Result<(), String> {
+        let inbound = Inbound {
+            chat,
+            message_id,
+            // Who can open the socket is the owner of this process.
+            sender: local::NAME.to_owned(),
+            sender_name,
+            text,
+            attachments: Vec::new(),
+            quote: None,
+            private: true,
+            addressed: true,
+            sent_ms: clock::wall_ms(),
+        };
+        self.ask(|request| Event::Say { request, inbound: Box::new(inbound) }).map(drop)
+    }
+
+    fn hub(&self) -> &Arc<local::Hub> {
+        &self.hub
+    }
+
+    fn command(&self, name: &str, _args: serde_json::Value) -> Result<serde_json::Value, String> {
+        Err(format!("this gateway ({}) does not know the command `{name}`", env!("CARGO_PKG_VERSION")))
     }
 }
 

@@ -3,8 +3,8 @@
 //! All threads are asked at once and joined against one deadline: the time does not grow with their number. What
 //! does not come back is named and left; the guardian stands behind with the whole budget.
 
-use super::lanes::{Message, Signal};
 use super::Control;
+use super::lanes::{Message, Signal};
 use crate::clock::{self, Deadline};
 use crate::config::ShutdownConfig;
 use crate::store::StoreThread;
@@ -45,14 +45,24 @@ impl Control {
         self.join_all(&mut waiting, cut, started, "cut", &mut fates);
         for handle in &waiting {
             handle.abandon();
-            fates.push(Fate { name: handle.name.clone(), how: "abandoned", after: started.elapsed(), last_activity: Some(handle.activity().text) });
+            fates.push(Fate {
+                name: handle.name.clone(),
+                how: "abandoned",
+                after: started.elapsed(),
+                last_activity: Some(handle.activity().text),
+            });
         }
         // Close: the store takes what is queued and goes.
         let undelivered = self.core.undelivered();
         let unanswered = self.core.waiting() + self.core.running().count();
         let closed = store_thread.close(Deadline::after(shutdown.close));
         if !closed {
-            fates.push(Fate { name: "store".to_owned(), how: "abandoned", after: started.elapsed(), last_activity: Some("closing".to_owned()) });
+            fates.push(Fate {
+                name: "store".to_owned(),
+                how: "abandoned",
+                after: started.elapsed(),
+                last_activity: Some("closing".to_owned()),
+            });
         }
         for fate in fates.iter_mut().filter(|fate| fate.last_activity.is_none() && fate.how != "by itself") {
             fate.last_activity = busy.iter().find(|(name, _)| *name == fate.name).map(|(_, text)| text.clone());
@@ -92,7 +102,8 @@ impl Control {
 }
 
 fn report(fates: &[Fate], children: &crate::process::EndReport, unanswered: usize, undelivered: usize, started: Instant) {
-    let mut text = format!("stopped in {:.1} s: {} threads ended, {} children ended by TERM, {} by KILL, {unanswered} messages unanswered, {undelivered} unsent",
+    let mut text = format!(
+        "stopped in {:.1} s: {} threads ended, {} children ended by TERM, {} by KILL, {unanswered} messages unanswered, {undelivered} unsent",
         started.elapsed().as_secs_f64(),
         fates.iter().filter(|fate| fate.how != "abandoned").count(),
         children.term,

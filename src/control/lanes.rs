@@ -13,13 +13,18 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 pub enum Message {
     Core(Event),
     /// A report of an adapter's generation; dropped when that generation was replaced.
-    Delivered { generation: u64, event: Event },
+    Delivered {
+        generation: u64,
+        event: Event,
+    },
     /// The guardian wants a sign of life.
     Ping,
     /// A thread has been in one activity for longer than it may.
     Overdue(ThreadInfo),
     /// The thread of a turn has ended.
-    TurnThreadEnded { turn: i64 },
+    TurnThreadEnded {
+        turn: i64,
+    },
     Signal(Signal),
     /// The store said that it has failed, or works again.
     StoreState,

@@ -10,15 +10,15 @@ mod links;
 mod signals;
 mod turns;
 
-pub use assemble::{RunOptions, run};
+pub use assemble::{ConsoleFn, RunOptions, run};
 pub use board::Board;
 
 use crate::adapter::sender::Mailbox;
 use crate::agent::turn::Agent;
 use crate::clock::{self, Deadline};
+use crate::core::Core;
 use crate::core::event::{Effect, Event, Level, Now, StoreFault};
 use crate::core::types::{AdapterName, TurnId};
-use crate::core::Core;
 use crate::limits;
 use crate::net::NetOptions;
 use crate::store::{StoreError, StoreHandle};
@@ -77,7 +77,7 @@ impl Control {
     /// Decides until it is time to leave. → the exit code.
     fn decide(&mut self) -> u8 {
         loop {
-            self.board.publish(&self.core, &self.adapters, &self.turns);
+            self.board.publish(&self.core);
             let due = self.core.next_due_ms();
             let message = {
                 let _waiting = wait_for_work(format_args!("waiting for events"));

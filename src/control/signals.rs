@@ -17,42 +17,58 @@ pub struct StopBounds {
     pub second: Duration,
 }
 
-/// Starts the thread.
+/// Starts the thread. `interactive`: a terminal in this process has its own use for SIGINT.
 ///
 /// # Errors
 /// [`SpawnError`], also when the handlers cannot be installed.
-pub fn start(threads: &Threads, lanes: Lanes, guardian: Arc<Guardian>, bounds: StopBounds) -> Result<Handle, SpawnError> {
-    let installed = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2]);
+pub fn start(
+    threads: &Threads,
+    lanes: Lanes,
+    guardian: Arc<Guardian>,
+    bounds: StopBounds,
+    interactive: bool,
+) -> Result<Handle, SpawnError> {
+    let mut handled = vec![SIGTERM, SIGHUP, SIGUSR1, SIGUSR2];
+    if !interactive {
+        handled.push(SIGINT);
+    }
+    let installed = Signals::new(handled);
     let mut signals = installed.map_err(|cause| SpawnError { thread: "signal".to_owned(), cause })?;
-    threads.spawn("signal", 0, CancelToken::new(), |_| (), move |_| {
-        let _waiting = wait_for_work(format_args!("waiting for signals"));
-        let mut stops = 0_u32;
-        for signal in signals.forever() {
-            let message = match signal {
-                SIGTERM | SIGINT => {
-                    stops += 1;
-                    match stops {
-                        1 => {
-                            guardian.stop_within(bounds.first);
-                            Signal::Stop
-                        }
-                        2 => {
-                            guardian.stop_within(bounds.second);
-                            Signal::Hurry
-                        }
-                        _ => {
-                            guardian.leave_now();
-                            Signal::Hurry
+    threads.spawn(
+        "signal",
+        0,
+        CancelToken::new(),
+        |_| (),
+        move |_| {
+            let _waiting = wait_for_work(format_args!("waiting for signals"));
+            let mut stops = 0_u32;
+            for signal in signals.forever() {
+                let message = match signal {
+                    SIGTERM | SIGINT => {
+                        stops += 1;
+                        match stops {
+                            1 => {
+                                guardian.stop_within(bounds.first);
+                                Signal::Stop
+                            }
+                            2 => {
+                                guardian.stop_within(bounds.second);
+                                Signal::Hurry
+                            }
+                            _ => {
+                                guardian.leave_now();
+                                Signal::Hurry
+                            }
                         }
                     }
-                }
-                SIGUSR1 => Signal::Restart,
-                SIGHUP => Signal::Reload,
-                _ => Signal::Dump,
-            };
-            lanes.urgent(Message::Signal(message));
-        }
-    })
+                    SIGUSR1 => Signal::Restart,
+                    SIGHUP => Signal::Reload,
+                    _ => Signal::Dump,
+                };
+                lanes.urgent(Message::Signal(message));
+            }
+        },
+    )
 }
 
 impl Control {

@@ -39,7 +39,9 @@ impl Control {
             move |end: ThreadEnd| {
                 if let ThreadEnd::Panicked(cause) = end {
                     log::error!(target: "agent", "turn {id} panicked: {cause}");
-                    let what = failed(format!("Something went wrong inside me (error {id}); the operator finds the cause in the log under that number."));
+                    let what = failed(format!(
+                        "Something went wrong inside me (error {id}); the operator finds the cause in the log under that number."
+                    ));
                     lanes.event(Event::Turn { turn: id, what });
                 }
                 lanes.urgent(Message::TurnThreadEnded { turn: id });

@@ -74,6 +74,7 @@ pub struct TurnFinish {
     /// Appended to the transcript.
     pub messages: Vec<Message>,
     pub replies: Vec<Outbound>,
+    /// What was used since the last committed round; it is added to what the rounds said.
     pub usage: Usage,
     pub ended_ms: i64,
 }
@@ -82,6 +83,8 @@ pub struct TurnFinish {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// Accepts a message: the inbox row, the adapter's cursor, and, if the session is free, the beginning of its turn.
+    /// `done`: it is handled with this (a command); means nothing together with `begin`. A duplicate moves the cursor
+    /// and does nothing else.
     /// → [`Outcome::Accepted`] or [`Outcome::Duplicate`]
     Accept { inbound: Box<Inbound>, receipt: Option<Receipt>, received_ms: i64, begin: Option<TurnStart>, done: bool },
     /// Moves an adapter's cursor past something that is not for us. → [`Outcome::Done`]
@@ -92,13 +95,15 @@ pub enum Op {
     BeginTurn { start: TurnStart, inbox: InboxId },
     /// Counts one more attempt at a turn that a crash interrupted, before the attempt. → `Done`
     ResumeTurn { turn: TurnId, attempt: u32 },
-    /// Appends to the transcript of a running turn; also takes `adopted` messages, which steer it, out of the queue. → `Done`
+    /// Appends to the transcript of a running turn; also takes `adopted` messages, which steer it, out of the queue (those
+    /// that do not wait any more are left alone). `usage` is what this round used, not a total. → `Done`
     CommitRound { turn: TurnId, messages: Vec<Message>, adopted: Vec<InboxId>, usage: Usage },
     /// Notes the platform's id of the streamed preview of a turn's reply. → `Done`
     Preview { turn: TurnId, platform_id: String },
-    /// Ends a turn; its inbox rows are done. Fails with `Fenced` if the turn is not running any more. → [`Outcome::Finished`]
+    /// Ends a turn; its inbox rows are done, its open questions cancelled. Fails with `Fenced` if the turn is not running any more. → [`Outcome::Finished`]
     FinishTurn(Box<TurnFinish>),
-    /// The transcript of a session since its last /new. → [`Outcome::Transcript`]
+    /// The transcript of a session since its last /new: the last `messages_max` messages, cut and repaired so that it is
+    /// one that a provider takes. → [`Outcome::Transcript`]
     LoadTranscript { session: String, messages_max: usize },
     /// /new: a fresh transcript. → `Done`
     NewSession { session: String },
@@ -107,13 +112,14 @@ pub enum Op {
     Undo { session: String, inbox: InboxId, retry: bool },
     /// A chat has another id now: what is to be delivered to it, and its session, go there. → `Done`
     MoveChat { adapter: String, old: String, new: String },
-    /// Totals of a session. → [`Outcome::Usage`]
+    /// Totals of a session since its last /new. → [`Outcome::Usage`]
     LoadUsage { session: String },
     /// Marks a waiting message as done without a turn: a command, or one that is given up. → `Done`
     CloseInbox { inbox: InboxId },
     /// Puts messages into the outbox. `dedupe`: at most one with this key ever. → [`Outcome::Queued`]
     Enqueue { messages: Vec<Outbound>, dedupe: Option<String>, now_ms: i64 },
-    /// Before part `part` of an outbound message is sent; tells whether the part was attempted before. → [`Outcome::Sending`]
+    /// Before part `part` of an outbound message is sent; tells whether the part was attempted before with an end that is
+    /// not known. Counts the attempt. Fails with `Fenced` unless it is the next part of an open message. → [`Outcome::Sending`]
     MarkSending { outbox: OutboxId, part: u32 },
     /// Part `part` has reached the platform. `last`: it was the last one. → `Done`
     MarkPartSent { outbox: OutboxId, part: u32, platform_id: String, last: bool },
@@ -123,15 +129,17 @@ pub enum Op {
     MarkFailed { outbox: OutboxId, error: String },
     /// One outbound message. → [`Outcome::Outbox`]
     LoadOutbox { outbox: OutboxId },
-    /// A question to a person. → [`Outcome::Asked`]
+    /// A question to a person, and the message that puts it. In the commands of the message's buttons `{approval}` becomes
+    /// the question's id. Needs its turn to be running. → [`Outcome::Asked`]
     Ask { question: Question, now_ms: i64, notice: Box<Outbound> },
-    /// Settles a question if it is still pending. → [`Outcome::Settled`]
+    /// Settles a question if it is still pending. Fails with `Fenced` if there is no such question. → [`Outcome::Settled`]
     Settle { approval: ApprovalId, state: ApprovalState, by: Option<String>, now_ms: i64 },
     /// What was not finished when the last process ended. → [`Outcome::Recovered`]
     Recover { now_ms: i64 },
     /// Inbox, outbox and size figures. → [`Outcome::Figures`]
     Figures,
-    /// Deletes what is old: done inbox rows keep their keys, transcripts and sent messages beyond their age go. → `Done`
+    /// Deletes what is old: done inbox rows keep their keys, transcripts and sent messages beyond their age go. Answered
+    /// after the first few hundred rows; the rest follows while the store has nothing else to do. → `Done`
     Prune { before_ms: i64 },
 }
 
@@ -190,6 +198,7 @@ pub struct OutboxRow {
     pub ambiguous: bool,
     /// The platform's idempotency key for this message, where there is one. The same in each attempt.
     pub key: String,
+    /// At the next part, or at the last one once it is sent.
     pub attempts: u32,
     pub not_before_ms: i64,
     pub created_ms: i64,
@@ -226,6 +235,7 @@ pub struct RunningRow {
     /// The platform's id of the message that began it.
     pub message_id: String,
     pub sender: String,
+    /// 1 until [`Op::ResumeTurn`] says otherwise.
     pub attempt: u32,
     pub started_ms: i64,
     /// The streamed preview of its reply, if one was shown.

@@ -295,7 +295,8 @@ impl Core {
             "This wants to run ({why}):\n{fence}\n{what}\n{fence}\n/approve · /approve session · /deny (in {minutes} min I take silence as no)"
         );
         let mut notice = self.notice(&chat, &text, None);
-        notice.buttons = vec![("Approve".to_owned(), "/approve".to_owned()), ("Deny".to_owned(), "/deny".to_owned())];
+        // The store knows the number.
+        notice.buttons = vec![("Approve".to_owned(), "/approve {approval}".to_owned()), ("Deny".to_owned(), "/deny {approval}".to_owned())];
         let approval_ms = i64::try_from(self.rules.approval_ms).unwrap_or(i64::MAX);
         let question =
             Question { turn, session: session.clone(), chat, what, why, expires_ms: self.now.wall_ms.saturating_add(approval_ms) };

@@ -261,16 +261,16 @@ impl Asking<'_> {
                 return Err(GaveUp::Next(error));
             };
             attempt += 1;
-            log::warn!(target: "provider", "{}: {error}; attempt {attempt} of {attempts_max} in {}", link.name(), seconds(wait));
             ears.restart();
+            let mut what = error.to_string();
             if let ProviderError::Silent { after } = error {
-                let what = self.no_response(link, after);
-                log::warn!(target: "provider", "{what}");
+                what = self.no_response(link, after);
                 ears.notice(format!("{what} Reconnecting… trying again ({attempt} of {attempts_max})."));
             } else if wait >= LONG_WAIT {
                 let wait = seconds(wait);
                 ears.notice(format!("The model provider asks to wait {wait}; then trying again ({attempt} of {attempts_max})."));
             }
+            log::warn!(target: "provider", "{}: {what}; attempt {attempt} of {attempts_max} in {}", link.name(), seconds(wait));
             self.token.sleep(wait).map_err(|_| GaveUp::Final(ChainError::Cancelled))?;
         }
     }

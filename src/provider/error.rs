@@ -4,6 +4,7 @@
 
 use crate::limits;
 use crate::net::NetError;
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -175,8 +176,9 @@ pub(super) fn one_line(text: &str) -> String {
 }
 
 /// Masks a word that has a provider's key in it. Providers quote the key that they refuse, some of them whole.
-fn mask(word: &str) -> std::borrow::Cow<'_, str> {
-    match word.find("sk-") {
+fn mask(word: &str) -> Cow<'_, str> {
+    let begins = |at: usize| !word[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
+    match word.match_indices("sk-").map(|(at, _)| at).find(|at| begins(*at)) {
         Some(at) if word.len() - at > 12 => format!("{}sk-***", &word[..at]).into(),
         _ => word.into(),
     }
@@ -193,7 +195,8 @@ mod tests {
         check("  a\n\tb\u{0}c\r\n", "a b c");
         check("Incorrect API key provided: sk-proj-0123456789abcdef.", "Incorrect API key provided: sk-***");
         check("\"sk-ant-api03-0123456789\"", "\"sk-***");
-        check("task-force", "task-force");
+        check("a risk-assessment-of-0123456789", "a risk-assessment-of-0123456789");
+        check("task-0123456789abc(sk-0123456789abc)", "task-0123456789abc(sk-***");
         check(&"ä".repeat(299), &"ä".repeat(299));
         check(&"ä".repeat(300), &"ä".repeat(300));
         check(&"ä".repeat(301), &format!("{}…", "ä".repeat(300)));

@@ -165,3 +165,7 @@ fn net_error(error: NetError, call: &Call<'_>) -> ProviderError {
         other => ProviderError::Net(other),
     }
 }
+
+#[cfg(test)]
+#[path = "exchange_tests.rs"]
+mod tests;

@@ -10,6 +10,8 @@ mod error;
 mod exchange;
 mod failure;
 mod images;
+#[cfg(test)]
+mod loopback;
 mod offline;
 mod openai;
 mod transcript;
@@ -148,7 +150,8 @@ fn build_one(place: usize, config: &ProviderConfig) -> Result<(Box<dyn Provider>
     if key.as_ref().is_some_and(|key| !key.expose().bytes().all(|byte| byte.is_ascii_graphic())) {
         return Err(format!("{table}: the api key contains a space, a line break or a letter outside ASCII; copy it again"));
     }
-    let needs_key = |vendor: &str| config.base_url.trim().is_empty() || config.base_url.trim_end_matches('/').starts_with(vendor);
+    // Servers of one's own do without a key, the vendors do not.
+    let needs_key = |vendor: &str| config.base_url.trim().is_empty() || config.base_url.trim().starts_with(vendor);
     let keyless = |vendor: &str| {
         if key.is_none() && needs_key(vendor) {
             return Err(format!("{table}: no api key; set `api_key_env`, `api_key_file` or `api_key`"));
@@ -161,7 +164,7 @@ fn build_one(place: usize, config: &ProviderConfig) -> Result<(Box<dyn Provider>
             Box::new(Anthropic::new(&config.model, config.max_tokens, &config.base_url, key))
         }
         ProviderKind::OpenAi => {
-            keyless(openai::BASE_URL)?;
+            keyless(openai::BASE_URL.trim_end_matches("/v1"))?;
             Box::new(OpenAi::new(&config.model, config.max_tokens, &config.base_url, key))
         }
         ProviderKind::Offline => Box::new(Offline::new(if config.model.trim().is_empty() { "offline" } else { &config.model })),

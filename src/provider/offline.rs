@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Between two words, so that streaming can be seen.
 const WORD_PAUSE: Duration = Duration::from_millis(4);
 /// All these pauses of one reply together.
-const PAUSES_MAX: Duration = Duration::from_secs(2);
+const PAUSES_MAX: Duration = Duration::from_secs(1);
 /// Between two words of `slow:`.
 const SLOW_PAUSE: Duration = Duration::from_millis(100);
 /// The longest reply of `long:`, in characters.

@@ -133,10 +133,11 @@ fn echo_and_chat() {
 
 #[test]
 fn long_replies_are_exact_and_have_structure() {
-    for chars in [0, 1, 99, 5000] {
+    for chars in [0, 1, 99] {
         assert_eq!(text_of(&says(&format!("long: {chars}"))).chars().count(), chars);
     }
     let text = text_of(&says("long: 5000"));
+    assert_eq!(text.chars().count(), 5000);
     assert!(text.contains("\n\n") && text.contains("```rust\n") && text.contains("\n- two"));
     assert_eq!(long_text(usize::MAX).chars().count(), LONG_CHARS_MAX);
 }

@@ -41,7 +41,8 @@ impl OpenAi {
     #[must_use]
     pub fn new(model: &str, max_tokens: u32, base_url: &str, key: Option<Secret>) -> Self {
         let base = if base_url.trim().is_empty() { BASE_URL } else { base_url.trim() };
-        let base = base.trim_end_matches('/');
+        // The vendor's address without its version is a common slip, and can mean nothing else.
+        let base = Some(base.trim_end_matches('/')).filter(|base| !base.ends_with(VENDOR_HOST)).unwrap_or(BASE_URL);
         Self {
             model: model.to_owned(),
             max_tokens,
@@ -155,6 +156,7 @@ mod tests {
             assert_eq!(found, headers);
         };
         check("", Some("sk-x"), "https://api.openai.com/v1/chat/completions", &[("authorization", "Bearer sk-x")], true);
+        check("https://api.openai.com/", None, "https://api.openai.com/v1/chat/completions", &[], true);
         check("http://127.0.0.1:11434/v1/", None, "http://127.0.0.1:11434/v1/chat/completions", &[], false);
         check("http://127.0.0.1:1/v1", Some(""), "http://127.0.0.1:1/v1/chat/completions", &[], false);
     }

@@ -14,4 +14,5 @@ pub mod report;
 pub mod systemd;
 pub mod takeover;
 pub mod unit;
+mod unit_timeout;
 pub mod wake;

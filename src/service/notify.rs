@@ -3,6 +3,8 @@
 //! Nothing here ever blocks: a supervisor that does not read loses a message. Without `NOTIFY_SOCKET` nothing is done.
 //! Children do not see the variable: their environment holds only what is allowed by name.
 
+pub use super::unit_timeout::stop_timeout;
+
 use crate::config::Environment;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

@@ -241,7 +241,8 @@ mod tests {
             let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
             let other = Self { scratch, child };
             let deadline = Deadline::after(Duration::from_secs(20));
-            while !other.find().is_some_and(|instance| instance.holder.profile.is_some()) {
+            let ready = |instance: &Instance| instance.holder.profile.is_some();
+            while !other.find().as_ref().is_some_and(ready) {
                 assert!(!deadline.passed(), "does not start");
                 let _ = CancelToken::new().sleep(Duration::from_millis(5));
             }

@@ -1,7 +1,7 @@
 //! How the store is doing: written by its thread, read by any thread without waiting for the disk.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Commits remembered for the percentile.
@@ -12,7 +12,8 @@ const NONE: u32 = u32::MAX;
 /// What `status` says about the store.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoreHealth {
-    /// Why it takes nothing at the moment: disk full, read-only. Goes away by itself with the first commit that works.
+    /// Why it takes nothing at the moment: disk full, read-only; goes away by itself with the first commit that works.
+    /// Or that the database is damaged, which does not.
     pub error: Option<String>,
     /// How long the last commit took.
     pub last_commit_ms: Option<u64>,
@@ -28,6 +29,8 @@ pub struct StoreHealth {
 
 pub(super) struct Health {
     error: Mutex<Option<String>>,
+    /// The first damage that was met.
+    damage: OnceLock<String>,
     durations_ms: [AtomicU32; COMMITS_REMEMBERED],
     commits: AtomicU64,
     bytes: AtomicU64,
@@ -37,6 +40,7 @@ impl Default for Health {
     fn default() -> Self {
         Self {
             error: Mutex::new(None),
+            damage: OnceLock::new(),
             durations_ms: [const { AtomicU32::new(NONE) }; COMMITS_REMEMBERED],
             commits: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -68,6 +72,11 @@ impl Health {
         }
     }
 
+    /// Stays until the process ends: only the operator can help.
+    pub fn damaged(&self, cause: &str) {
+        let _ = self.damage.set(cause.to_owned());
+    }
+
     pub fn is_failing(&self) -> bool {
         self.error().is_some()
     }
@@ -83,7 +92,7 @@ impl Health {
         known.sort_unstable();
         let last = commits.checked_sub(1).and_then(|number| usize::try_from(number % COMMITS_REMEMBERED as u64).ok());
         StoreHealth {
-            error: self.error().clone(),
+            error: self.damage.get().cloned().or_else(|| self.error().clone()),
             last_commit_ms: last.and_then(|slot| load(&self.durations_ms[slot])),
             commit_p99_ms: (known.len() * 99).div_ceil(100).checked_sub(1).map(|rank| known[rank]),
             commits,

@@ -74,7 +74,8 @@ impl std::error::Error for StoreError {}
 
 /// What handles and the thread share.
 struct Shared {
-    queue: Sender<Request>,
+    /// Boxed: the queue's memory is touched when it is made, and a request is some hundred bytes.
+    queue: Sender<Box<Request>>,
     /// Set when the store begins to close: nothing more is taken.
     closed: Arc<AtomicBool>,
     health: Arc<Health>,
@@ -108,7 +109,7 @@ impl StoreHandle {
         let _busy = enter(format_args!("store: {}", ops::name(&op)), deadline);
         self.admit()?;
         let (sender, answer) = bounded(1);
-        self.hand_in(Request { op, fences: self.fences.clone(), reply: Reply::Waiting(sender) }, deadline)?;
+        self.hand_in(Box::new(Request { op, fences: self.fences.clone(), reply: Reply::Waiting(sender) }), deadline)?;
         let mut select = Select::new();
         let answered = select.recv(&answer);
         for fence in &self.fences {
@@ -127,7 +128,7 @@ impl StoreHandle {
     }
 
     /// Waits for room in the queue.
-    fn hand_in(&self, request: Request, deadline: Deadline) -> Result<(), StoreError> {
+    fn hand_in(&self, request: Box<Request>, deadline: Deadline) -> Result<(), StoreError> {
         let request = match self.shared.queue.try_send(request) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Disconnected(_)) => return Err(StoreError::Closed),
@@ -158,7 +159,7 @@ impl StoreHandle {
             request.reply.give(Err(error));
             return;
         }
-        match self.shared.queue.try_send(request) {
+        match self.shared.queue.try_send(Box::new(request)) {
             Ok(()) => (),
             Err(TrySendError::Full(mut request)) => request.reply.give(Err(StoreError::Busy)),
             Err(TrySendError::Disconnected(mut request)) => request.reply.give(Err(StoreError::Closed)),
@@ -219,7 +220,8 @@ impl StoreThread {
             return true;
         }
         let activity = self.handle.activity();
-        log::error!(target: "store", "the store thread does not come back from \"{}\"; leaving it behind. What was acknowledged is on disk", activity.text);
+        let doing = &activity.text;
+        log::error!(target: "store", "the store thread does not come back from \"{doing}\"; leaving it behind. What was acknowledged is on disk");
         self.handle.abandon();
         false
     }

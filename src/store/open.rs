@@ -69,7 +69,8 @@ impl std::fmt::Display for OpenError {
             }
             Self::NotWritable { path, cause } => write!(
                 f,
-                "{} cannot be written ({cause}); check the owner and mode of the file and its directory, and that the file system is not mounted read-only",
+                "{} cannot be written ({cause}); check the owner and mode of the file and its directory, and that the file \
+                 system is not mounted read-only",
                 path.display()
             ),
             Self::DiskFull { path } => write!(f, "no space left for {}; free some, then start again", path.display()),
@@ -77,7 +78,8 @@ impl std::fmt::Display for OpenError {
                 let path = path.display();
                 write!(
                     f,
-                    "{path} is damaged ({detail}); it was left as it is. Recover it: sqlite3 {path} .recover | sqlite3 {path}.new, then put {path}.new in its place and remove {path}-wal and {path}-shm. \
+                    "{path} is damaged ({detail}); it was left as it is. Recover it: sqlite3 {path} .recover | sqlite3 {path}.new, then put \
+                     {path}.new in its place and remove {path}-wal and {path}-shm. \
                      Or start empty, without the messages and transcripts in it: move {path}, {path}-wal and {path}-shm away"
                 )
             }

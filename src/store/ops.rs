@@ -51,11 +51,16 @@ pub(super) fn classify(error: &rusqlite::Error) -> StoreError {
         }
         ErrorCode::OutOfMemory => StoreError::Unavailable("out of memory".to_owned()),
         ErrorCode::OperationInterrupted => StoreError::Unavailable("interrupted: the store is closing".to_owned()),
-        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
-            StoreError::Bug(format!("the database is damaged ({error}); stop the gateway and follow `hermes-gateway doctor`"))
+        _ if is_damage(error) => {
+            StoreError::Bug(format!("the database is damaged ({error}); stop the gateway, then run `hermes-gateway doctor`"))
         }
         _ => StoreError::Bug(error.to_string()),
     }
+}
+
+/// Whether the file itself is at fault.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 /// Whether nothing is written: no transaction is needed then, and no fsync.

@@ -218,7 +218,8 @@ mod tests {
             is_accepted(&once)?;
             prop_assert_eq!(repair(once.clone()), once.clone());
             // Nothing that a person or the model said is lost after the first question.
-            let said = |list: &[Message]| list.iter().flat_map(|message| &message.blocks).filter(|block| matches!(block, Block::Text { .. }) && !is_blank(block)).count();
+            let is_said = |block: &&Block| matches!(block, Block::Text { .. }) && !is_blank(block);
+            let said = |list: &[Message]| list.iter().flat_map(|message| &message.blocks).filter(is_said).count();
             let kept: Vec<Message> = messages.into_iter().skip_while(|message| !asks_something(message)).collect();
             prop_assert_eq!(said(&kept), said(&once));
         }

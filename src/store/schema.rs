@@ -138,7 +138,7 @@ mod tests {
         migrate(&connection, MIGRATIONS).expect("migrates");
         let check = |sql: &str, index: &str| {
             let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect(sql);
-            let plan: Vec<String> = statement.query_map((), |row| row.get(3)).expect("plan").collect::<Result<_, _>>().expect("plan");
+            let plan: Vec<String> = statement.raw_query().mapped(|row| row.get(3)).collect::<Result<_, _>>().expect("plan");
             assert!(plan.iter().any(|line| line.contains(index)), "{sql}: {plan:?}");
         };
         check(crate::store::recover::RUNNING, "turns_running");

@@ -30,7 +30,7 @@ pub(super) struct Body {
     /// For opening.
     pub deadline: Deadline,
     pub steps: Sender<Step>,
-    pub requests: Receiver<Request>,
+    pub requests: Receiver<Box<Request>>,
     /// A message or the end of the channel: finish what is queued and leave, by that deadline.
     pub closing: Receiver<Deadline>,
     pub closed: Arc<AtomicBool>,
@@ -81,7 +81,7 @@ impl Body {
                         if deadline.passed() || token.is_cancelled() {
                             break;
                         }
-                        engine.run(self.group(first));
+                        engine.run(self.group(*first));
                     }
                     return deadline;
                 }
@@ -94,7 +94,7 @@ impl Body {
         let timeout = patience.map_or_else(never, after);
         crossbeam_channel::select! {
             recv(self.requests) -> request => match request {
-                Ok(request) => Woken::Request(Box::new(request)),
+                Ok(request) => Woken::Request(request),
                 // Every handle is gone.
                 Err(_) => Woken::Close(Deadline::after(CLOSE_DEFAULT)),
             },
@@ -106,7 +106,7 @@ impl Body {
 
     /// The request, and those that wait behind it.
     fn group(&self, first: Request) -> Vec<Request> {
-        let more = self.requests.try_iter().take(limits::STORE_GROUP_MAX - 1);
+        let more = self.requests.try_iter().take(limits::STORE_GROUP_MAX - 1).map(|request| *request);
         std::iter::once(first).chain(more).collect()
     }
 
@@ -273,6 +273,7 @@ impl Engine {
     /// After an error of the transaction itself.
     fn undone(&self, waiting: Vec<(Request, Answer)>, rest: Vec<Request>, error: &rusqlite::Error) -> Attempt {
         let cause = ops::classify(error);
+        self.watch_for_damage(error);
         self.roll_back();
         let requests = waiting.into_iter().map(|(request, _)| request).chain(rest).collect();
         Attempt::Undone { requests, cause }
@@ -315,11 +316,23 @@ impl Engine {
     fn execute(&self, op: &Op) -> Answer {
         catch_unwind(AssertUnwindSafe(|| ops::execute(&self.connection, op)))
             .unwrap_or_else(|_| Err(Failure::Bug(format!("{} panicked; the log says where", ops::name(op)))))
-            .map_err(StoreError::from)
+            .map_err(|failure| {
+                if let Failure::Sql(error) = &failure {
+                    self.watch_for_damage(error);
+                }
+                StoreError::from(failure)
+            })
+    }
+
+    /// Damage does not heal with the next commit that works.
+    fn watch_for_damage(&self, error: &rusqlite::Error) {
+        if ops::is_damage(error) {
+            self.health.damaged(&ops::classify(error).to_string());
+        }
     }
 
     /// What is done when nobody waits for anything.
-    fn tidy(&mut self) {
+    pub fn tidy(&mut self) {
         let _busy = enter(format_args!("tidy up"), Deadline::after(limits::STORE_COMMIT));
         if self.health.is_failing() {
             self.probe();

@@ -91,8 +91,10 @@ impl Guardian {
             }
             let list = self.threads.list();
             self.look(plan, &list, now_ms, &mut told);
-            if now_ms >= next_ping_ms && !self.finished.load(Ordering::SeqCst) {
-                self.ping(plan, now_ms);
+            if now_ms >= next_ping_ms {
+                if !self.finished.load(Ordering::SeqCst) {
+                    self.ping(plan, now_ms);
+                }
                 next_ping_ms = now_ms + interval_ms;
             }
             let mut wake_ms = next_ping_ms;
@@ -100,7 +102,8 @@ impl Guardian {
                 wake_ms = wake_ms.min(stop_due_ms);
             }
             let dues = list.iter().filter_map(|thread| thread.activity.due_ms);
-            wake_ms = dues.filter(|due| *due >= now_ms).fold(wake_ms, |wake, due| wake.min(due + 1));
+            let dues = dues.map(|due| due.saturating_add(limits::GUARDIAN_GRACE_MS));
+            wake_ms = dues.filter(|due| *due > now_ms).fold(wake_ms, u64::min);
             self.threads.shared.next_look_ms.store(wake_ms, Ordering::SeqCst);
             std::thread::park_timeout(Duration::from_millis(wake_ms.saturating_sub(clock::mono_ms()).max(1)));
         }
@@ -109,7 +112,10 @@ impl Guardian {
     fn look(&self, plan: &GuardianPlan, list: &[ThreadInfo], now_ms: u64, told: &mut Vec<(String, u64, u64)>) {
         told.retain(|known| list.iter().any(|thread| same(known, thread)));
         for thread in list {
-            let Some(late_ms) = thread.activity.overdue_ms(now_ms) else { continue };
+            // Whoever waits until exactly its deadline needs a moment to say that it is back.
+            let Some(late_ms) = thread.activity.overdue_ms(now_ms).filter(|late_ms| *late_ms >= limits::GUARDIAN_GRACE_MS) else {
+                continue;
+            };
             if thread.name == plan.control && !self.finished.load(Ordering::SeqCst) {
                 let for_ms = now_ms.saturating_sub(thread.activity.since_ms);
                 (plan.leave)(&format!("control stuck for {for_ms} ms in \"{}\", {late_ms} ms overdue", thread.activity.text));

@@ -89,7 +89,7 @@ impl Pulse {
             }
             let since_ms = self.since_ms.load(Ordering::SeqCst);
             let due_ms = self.due_ms.load(Ordering::SeqCst);
-            let stable = before % 2 == 0 && before == self.sequence.load(Ordering::SeqCst);
+            let stable = before.is_multiple_of(2) && before == self.sequence.load(Ordering::SeqCst);
             if stable || attempt >= 8 {
                 let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
                 return Activity { text, since_ms, due_ms: (due_ms != NEVER).then_some(due_ms) };

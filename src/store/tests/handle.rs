@@ -37,6 +37,40 @@ fn a_fenced_handle_is_refused_at_the_time_of_execution() {
 }
 
 #[test]
+fn nothing_of_a_fenced_handle_is_done_after_the_cancel() {
+    let store = Fixture::new();
+    for round in 0..20 {
+        let token = CancelToken::new();
+        std::thread::scope(|scope| {
+            for worker in 0..3 {
+                let (fenced, store) = (store.handle.fenced(&token), &store);
+                scope.spawn(move || {
+                    // Both ways of handing in; the last ones overlap with the cancel.
+                    for number in 0.. {
+                        let id = format!("{round} {worker} {number}");
+                        fenced.submit(accept(&id, None), |_| ());
+                        if fenced.call(accept(&format!("{id} too"), None), soon()) == Err(StoreError::Fenced) {
+                            return;
+                        }
+                        assert!(store.thread.running());
+                    }
+                });
+            }
+            let deadline = soon();
+            while store.figures().inbox_waiting < 10 * (round + 1) {
+                assert!(!deadline.passed());
+            }
+            token.cancel();
+            // What was executed before the cancel is committed when this answer comes; from here on nothing changes.
+            let after = store.figures().inbox_waiting;
+            for _ in 0..5 {
+                assert_eq!(store.figures().inbox_waiting, after);
+            }
+        });
+    }
+}
+
+#[test]
 fn fences_add_up() {
     let store = Fixture::new();
     for cancelled in 0..2 {
