@@ -11,6 +11,7 @@ pub mod notify;
 pub mod peer;
 mod protocol;
 pub mod report;
+pub mod restart;
 pub mod systemd;
 pub mod takeover;
 pub mod unit;

@@ -220,13 +220,20 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// One of systemd's managers: the system's, or the one of this user.
+/// One of systemd's managers: the system's, or that of a user.
 pub struct Manager<'a> {
     pub commands: &'a dyn Commands,
     pub scope: Scope,
+    /// Whose, if not ours.
+    user: Option<String>,
 }
 
-impl Manager<'_> {
+impl<'a> Manager<'a> {
+    #[must_use]
+    pub fn new(commands: &'a dyn Commands, scope: Scope) -> Self {
+        Self { commands, scope, user: None }
+    }
+
     /// Runs systemctl.
     ///
     /// # Errors
@@ -236,6 +243,8 @@ impl Manager<'_> {
         if self.scope == Scope::User {
             all.push("--user");
         }
+        let machine = self.user.as_ref().map(|user| format!("--machine={user}@.host"));
+        all.extend(machine.as_deref());
         all.push("--no-ask-password");
         all.extend(words);
         let shown = || all.iter().filter(|word| !word.starts_with("--no-ask")).copied().collect::<Vec<_>>().join(" ");
@@ -269,6 +278,16 @@ pub struct Owner {
     pub unit: String,
     /// Whose manager, for [`Scope::User`].
     pub uid: Option<u32>,
+}
+
+impl Owner {
+    /// The manager that has it.
+    #[must_use]
+    pub fn manager<'a>(&self, commands: &'a dyn Commands) -> Manager<'a> {
+        let others = self.uid.filter(|uid| *uid != nix::unistd::Uid::effective().as_raw());
+        let user = others.and_then(|uid| nix::unistd::User::from_uid(uid.into()).ok().flatten());
+        Manager { commands, scope: self.scope, user: user.map(|user| user.name) }
+    }
 }
 
 /// The service that the cgroup of a process belongs to. `None`: a login session, a container's root, no systemd.
@@ -308,7 +327,7 @@ fn parse_cgroup(text: &str) -> Option<Owner> {
 #[must_use]
 pub fn check_stop_timeout(commands: &dyn Commands, stop_budget: Duration) -> Option<String> {
     let owner = owner_of(std::process::id())?;
-    let state = Manager { commands, scope: owner.scope }.show(&owner.unit).ok()?;
+    let state = owner.manager(commands).show(&owner.unit).ok()?;
     // Somebody else's unit: a terminal, a test runner.
     if state.main_pid != Some(std::process::id()) {
         return None;

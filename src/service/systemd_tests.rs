@@ -117,10 +117,10 @@ fn managers_are_asked_in_their_scope() {
         .on("systemctl --version", 0, "systemd 252 (252.38-1~deb12u1)\n+PAM\n")
         .on("systemctl --user show", 0, "LoadState=not-found\nActiveState=inactive\n")
         .on("systemctl start", 1, "Failed to start x.service: Access denied\nSee system logs.\n");
-    let user = Manager { commands: &commands, scope: Scope::User };
+    let user = Manager::new(&commands, Scope::User);
     assert_eq!(user.version(), Some(252));
     assert!(!user.show("x.service").expect("answers").is_loaded());
-    let system = Manager { commands: &commands, scope: Scope::System };
+    let system = Manager::new(&commands, Scope::System);
     let error = system.systemctl(&["start", "x.service"], ASK).expect_err("refused");
     assert_eq!(error.to_string(), "systemctl start x.service: Failed to start x.service: Access denied; See system logs.");
 }
