@@ -7,6 +7,7 @@ pub mod client;
 pub(crate) mod fake;
 mod lines;
 pub mod lock;
+pub mod manage;
 pub mod notify;
 pub mod peer;
 mod protocol;

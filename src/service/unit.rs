@@ -194,7 +194,7 @@ fn times(spec: &UnitSpec, out: &mut String) {
 
 fn environment(spec: &UnitSpec, out: &mut String) {
     out.push_str("\n# Names like TELEGRAM_BOT_TOKEN=… that the configuration refers to. Mode 0600.\n");
-    let base = base_config(spec);
+    let base = base_config(&spec.config, &spec.profile);
     let file = base.with_file_name("env");
     let _ = writeln!(out, "EnvironmentFile=-{}", plain(spec, &file));
     out.push_str("# Two allocation arenas instead of eight a core: half the memory.\nEnvironment=MALLOC_ARENA_MAX=2\n");
@@ -266,16 +266,17 @@ UMask=0027
 ";
 
 /// The file that `--config` must name so that `--profile` leads to the one that is meant.
-fn base_config(spec: &UnitSpec) -> PathBuf {
-    let below = spec.config.parent().filter(|parent| parent.ends_with("profiles"));
+#[must_use]
+pub fn base_config(config: &Path, profile: &str) -> PathBuf {
+    let below = config.parent().filter(|parent| parent.ends_with("profiles"));
     match below.and_then(Path::parent) {
-        Some(directory) if spec.profile != "default" => directory.join("config.toml"),
-        _ => spec.config.clone(),
+        Some(directory) if profile != "default" => directory.join("config.toml"),
+        _ => config.to_owned(),
     }
 }
 
 fn command_line(spec: &UnitSpec) -> String {
-    let mut line = format!("{} --config {}", word(spec, &spec.program), word(spec, &base_config(spec)));
+    let mut line = format!("{} --config {}", word(spec, &spec.program), word(spec, &base_config(&spec.config, &spec.profile)));
     if spec.profile != "default" {
         let _ = write!(line, " --profile {}", spec.profile);
     }

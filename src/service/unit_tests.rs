@@ -148,3 +148,28 @@ fn systemd_understands_every_line() {
         assert!(ours.is_empty(), "{name}: {ours:#?}");
     }
 }
+
+/// The files for other supervisors keep to the same contract.
+#[test]
+fn a15_a9_the_other_supervisors_wait_as_long_and_know_the_exit_codes() {
+    let read = |path: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib").join(path);
+        std::fs::read_to_string(&path).unwrap_or_else(|cause| panic!("{}: {cause}", path.display()))
+    };
+    let seconds = stop_timeout(ShutdownConfig::default().stop_budget()).as_secs();
+    let expect = [
+        ("openrc/hermes-gateway", format!("retry=\"TERM/{seconds}/KILL/5\"")),
+        ("runit/hermes-gateway/finish", format!("sv -w {seconds} ")),
+        ("runit/hermes-gateway/finish", "2 | 78)".to_owned()),
+        ("s6/hermes-gateway/timeout-kill", format!("{}\n", seconds * 1000)),
+        ("s6/hermes-gateway/finish", "2 | 78) exit 125".to_owned()),
+        ("launchd/hermes-gateway.plist", format!("<key>ExitTimeOut</key>\n\t<integer>{seconds}</integer>")),
+    ];
+    for (path, text) in expect {
+        assert!(read(path).contains(&text), "{path}: {text}");
+    }
+    for path in ["openrc/hermes-gateway", "runit/hermes-gateway/run", "s6/hermes-gateway/run", "launchd/hermes-gateway.plist"] {
+        let text = read(path);
+        assert!(text.contains("HERMES_GATEWAY_SUPERVISED") && !text.contains("--replace"), "{path}");
+    }
+}
