@@ -302,7 +302,7 @@ fn parse_cgroup(text: &str) -> Option<Owner> {
         let (_, rest) = line.split_once(':')?;
         let (controllers, path) = rest.split_once(':')?;
         // The unified hierarchy, or systemd's own where both are mounted.
-        (controllers.is_empty() && path != "/" || controllers == "name=systemd").then_some(path)
+        (path != "/" && matches!(controllers, "" | "name=systemd")).then_some(path)
     })?;
     let mut owner = None;
     for part in path.split('/') {

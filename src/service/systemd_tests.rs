@@ -80,6 +80,7 @@ fn a34_who_owns_a_process_is_told_by_its_cgroup() {
     check("0::/system.slice/hermes-gateway.service\n", system);
     check("0::/system.slice/hermes-gateway.service/tools\n", system);
     check("12:pids:/x\n1:name=systemd:/system.slice/hermes-gateway.service\n0::/\n", system);
+    check("9:name=systemd:/\n8:pids:/\n0::/system.slice/hermes-gateway.service\n", system);
     let user = Some((Scope::User, "hermes-gateway.service", Some(1000)));
     check("0::/user.slice/user-1000.slice/user@1000.service/app.slice/hermes-gateway.service\n", user);
     check("0::/user.slice/user-1000.slice/session-3.scope\n", None);
