@@ -7,6 +7,7 @@ mod board;
 mod ladder;
 pub mod lanes;
 mod links;
+mod reload;
 mod signals;
 mod turns;
 
@@ -71,6 +72,9 @@ pub struct Control {
     hurry: bool,
     stop_budget: Duration,
     restart_budget: Duration,
+    config: crate::config::Config,
+    places: Option<crate::config::Places>,
+    notifier: Arc<crate::service::notify::Notifier>,
 }
 
 impl Control {
@@ -120,7 +124,7 @@ impl Control {
                 self.turns.remove(&turn);
             }
             Message::Signal(signal) => self.signal(signal),
-            Message::StoreState => {}
+            Message::Reloaded(result) => self.reloaded(*result),
         }
         let took = started.elapsed();
         if took > limits::CONTROL_SLOW {
@@ -152,6 +156,7 @@ impl Control {
                     known.token.cancel();
                 }
             }
+            Effect::StopAdapter { name } => self.stop_adapter(&name),
             Effect::HaltInlets => {
                 for known in self.adapters.values() {
                     known.inlet_token.cancel();
@@ -213,6 +218,7 @@ fn name_of(message: &Message) -> &'static str {
         Message::Signal(Signal::Stop | Signal::Hurry | Signal::Restart) => "Signal",
         Message::Signal(Signal::Reload) => "Reload",
         Message::Signal(Signal::Dump) => "Dump",
-        Message::StoreState => "StoreState",
+        Message::Reloaded(_) => "Reloaded",
+        Message::Core(Event::Reconfigured { .. }) => "Reconfigured",
     }
 }

@@ -331,7 +331,7 @@ mod tests {
                 |_| (),
                 move |token| {
                     let _busy = enter(format_args!("wait for nothing"), Deadline::after(Duration::from_secs(60)));
-                    started_sender.send(()).expect("test listens");
+                    started_sender.send_timeout((), Duration::from_secs(5)).expect("test listens");
                     let _ = token.sleep(Duration::from_secs(60));
                 },
             )

@@ -132,10 +132,11 @@ struct Outlet<'a> {
 
 impl Outlet<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), NetError> {
-        if self.gathered.len() + bytes.len() > 2 * limits::READ_BYTES {
+        let large = bytes.len() > limits::READ_BYTES;
+        if large || self.gathered.len() + bytes.len() > 2 * limits::READ_BYTES {
             self.flush()?;
         }
-        if bytes.len() > limits::READ_BYTES {
+        if large {
             return self.stream.write_all(bytes).map_err(|error| NetError::take_from_io(error, self.stream.peer()));
         }
         self.gathered.extend_from_slice(bytes);

@@ -93,3 +93,24 @@ fn events_are_read_and_the_connection_is_kept() {
     }
     assert_eq!(server.connections(), 1);
 }
+
+/// Regression: a body of eight to sixteen KiB overtook the head of its own request.
+#[test]
+fn a_body_of_any_length_follows_its_head() {
+    let server = Server::plain(|_, stream| {
+        while let Some(request) = read_request(stream) {
+            let (head, body) = request.split_once("\r\n\r\n").unwrap_or_default();
+            let sound = head.starts_with("POST /") && body.bytes().all(|byte| byte == b'x');
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{:05}", if sound { body.len() } else { 99_999 });
+            if !write(stream, &answer) {
+                return;
+            }
+        }
+    });
+    let client = client();
+    for length in [0, 1, 4000, 7900, 8191, 8192, 8193, 12_000, 16_000, 16_384, 16_385, 40_000] {
+        let body = Body::Bytes { content_type: "text/plain".to_owned(), bytes: vec![b'x'; length] };
+        let answer = fetch(&client, &request("POST", server.url("http"), body), relaxed());
+        assert_eq!(answer.map(|(_, text)| text).ok(), Some(format!("{length:05}")));
+    }
+}
