@@ -28,6 +28,9 @@ pub enum Message {
     Signal(Signal),
     /// The store said that it has failed, or works again.
     StoreState,
+    /// A test wants to see what becomes of a control that is stuck.
+    #[cfg(debug_assertions)]
+    Suffer(super::fault::Suffering),
 }
 
 /// What a signal asks for.

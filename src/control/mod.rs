@@ -4,6 +4,8 @@
 mod adapters;
 mod assemble;
 mod board;
+#[cfg(debug_assertions)]
+mod fault;
 mod ladder;
 pub mod lanes;
 mod links;
@@ -121,6 +123,8 @@ impl Control {
             }
             Message::Signal(signal) => self.signal(signal),
             Message::StoreState => {}
+            #[cfg(debug_assertions)]
+            Message::Suffer(suffering) => fault::suffer(suffering),
         }
         let took = started.elapsed();
         if took > limits::CONTROL_SLOW {
@@ -214,5 +218,7 @@ fn name_of(message: &Message) -> &'static str {
         Message::Signal(Signal::Reload) => "Reload",
         Message::Signal(Signal::Dump) => "Dump",
         Message::StoreState => "StoreState",
+        #[cfg(debug_assertions)]
+        Message::Suffer(_) => "Suffer",
     }
 }
