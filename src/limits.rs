@@ -300,6 +300,8 @@ pub const TURN_MAIL_MAX: usize = 256;
 
 // --- control socket ---
 
+/// How long `status` waits for the store's figures.
+pub const FIGURES: Duration = Duration::from_millis(250);
 /// How long a client of the control socket waits for control.
 pub const ADMIN_ANSWER: Duration = Duration::from_secs(35);
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;

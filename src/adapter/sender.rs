@@ -114,6 +114,12 @@ impl Mailbox {
         self.wake();
     }
 
+    /// An earlier process has shown this turn's reply in the making: it goes on there.
+    pub fn resume_preview(&self, turn: TurnId, chat: &ChatRef, platform_id: String) {
+        let streamed = Streamed { chat: chat.clone(), next: None, due: clock::now(), platform_id: Some(platform_id), ended: false };
+        self.lock().previews.insert(turn, streamed);
+    }
+
     /// No more previews of this turn are shown. Where one is shown is remembered for the reply that replaces it.
     pub fn turn_ended(&self, turn: TurnId) {
         let mut work = self.lock();

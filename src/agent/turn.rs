@@ -158,6 +158,7 @@ impl Turn<'_> {
         state.system = prompt::system(self.platform, &self.agent.tools_config.workdir, &date, extra);
         if self.spec.resumed {
             self.commit(state, vec![Message::text(Role::User, prompt::RESUMED)], Vec::new(), Usage::default())?;
+            state.progress.notice("I was interrupted; continuing.");
         }
         for _ in 0..limits::ROUNDS_PER_TURN_MAX {
             self.take_mail(state);
@@ -314,7 +315,8 @@ impl ToolCall {
 fn final_reply(reply: ModelReply) -> (Vec<Message>, String) {
     let texts: Vec<&str> =
         reply.blocks.iter().filter_map(|block| if let Block::Text { text } = block { Some(text.as_str()) } else { None }).collect();
-    let mut text = texts.join("\n\n").trim().to_owned();
+    // The pieces of one reply belong together without anything between them (Messages API: citations cut texts).
+    let mut text = texts.concat().trim().to_owned();
     match reply.stop {
         Stop::MaxTokens => text.push_str("\n\n_(cut: the reply reached the model's token limit)_"),
         Stop::Refusal if text.is_empty() => "The model declined to answer this.".clone_into(&mut text),

@@ -60,6 +60,7 @@ pub(super) fn demo(environment: &Environment, run: RunFn) -> u8 {
         lock,
         profile: "demo".to_owned(),
         pid_file: None,
+        places: None,
         config_path: None,
         console: Some(console),
         log_level: config.log_level.clone(),

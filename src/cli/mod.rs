@@ -32,6 +32,8 @@ pub(crate) mod code {
     pub const USAGE: u8 = 2;
     /// Another instance holds the lock.
     pub const LOCKED: u8 = 69;
+    /// A restart is wanted: the supervisor does it.
+    pub const RESTART: u8 = 75;
     pub const CONFIG: u8 = 78;
 }
 

@@ -44,10 +44,18 @@ pub(super) fn run(context: &Context<'_>, replace: bool, wait: Option<Duration>, 
         profile: context.places.profile.clone(),
         pid_file,
         config_path: Some(context.places.config.clone()),
+        places: Some(context.places.clone()),
         console: None,
         log_level: config.log_level.clone(),
     };
-    (context.program.run)(config, options)
+    let exit = (context.program.run)(config, options);
+    if exit == code::RESTART && !supervised {
+        // Nobody else would start it again: the same process becomes the new gateway. The lock is closed on the way.
+        let cause = crate::service::again::become_new();
+        context.complain_with_priority(3, &format!("error: the gateway stopped for a restart but cannot start itself again: {cause}"));
+        return code::FAILED;
+    }
+    exit
 }
 
 fn take_lock(context: &Context<'_>, directory: &Path, wait: Duration, replace: bool) -> Result<Lock, u8> {

@@ -9,7 +9,7 @@ use crate::adapter::{Adapter, table};
 use crate::agent::tools;
 use crate::agent::turn::Agent;
 use crate::clock::Deadline;
-use crate::config::{AdapterConfig, Busy, Config};
+use crate::config::{AdapterConfig, Busy, Config, Places};
 use crate::core::event::Event;
 use crate::core::record::{Op, Outcome};
 use crate::core::types::ChatRef;
@@ -30,7 +30,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// Exit codes of `run` (design: a contract with the unit).
-const EXIT_OK: u8 = 0;
 const EXIT_FAILED: u8 = 1;
 const EXIT_GUARDIAN: i32 = 70;
 const EXIT_CONFIG: u8 = 78;
@@ -47,6 +46,8 @@ pub struct RunOptions {
     pub profile: String,
     pub pid_file: Option<PathBuf>,
     pub config_path: Option<PathBuf>,
+    /// Where the configuration was found, to be read again on SIGHUP.
+    pub places: Option<Places>,
     /// In place of a service.
     pub console: Option<ConsoleFn>,
     /// For the log on standard error; `demo` wants a quiet terminal.
@@ -102,15 +103,13 @@ fn eprint_line(text: &str) {
 /// The parts of a running process.
 struct Parts {
     control: Control,
-    config: Config,
     notifier: Arc<Notifier>,
     store_thread: StoreThread,
     /// Threads that are neither adapters' nor turns'.
     others: Vec<Handle>,
     pid_file: Option<PathBuf>,
     profile: String,
-    guardian: Arc<Guardian>,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Parts {
@@ -153,18 +152,7 @@ impl Parts {
         let mut protected = vec![config.state_dir.clone()];
         protected.extend(options.config_path.clone());
         let rules = rules(&config, &adapters);
-        let agent = Agent {
-            chain,
-            tools: tools::table(&config.tools.enabled),
-            tools_config: config.tools.clone(),
-            net: net.clone(),
-            children,
-            protected,
-            approvals: config.approvals,
-            approval_wait: config.approval_timeout,
-            turn_limit: config.providers.first().map_or(Duration::from_secs(1800), |provider| provider.turn),
-            system_prompt: config.system_prompt.clone(),
-        };
+        let agent = agent(&config, chain, &net, children, protected);
         let restart_budget = stop_budget - config.shutdown.drain + config.shutdown.restart_drain + limits::GUARDIAN_SLACK;
         let control = Control {
             core: Core::new(rules),
@@ -185,6 +173,9 @@ impl Parts {
             hurry: false,
             stop_budget,
             restart_budget,
+            config,
+            places: options.places,
+            notifier: Arc::clone(&notifier),
         };
         // The signal thread has nobody to wait for and is not joined; it ends with the process.
         drop(signal_thread);
@@ -197,17 +188,8 @@ impl Parts {
             std::fs::write(path, format!("{}\n", std::process::id()))
                 .map_err(|error| StartError::Failed(format!("cannot write the pid file {}: {error}", path.display())))?;
         }
-        Ok(Self {
-            control,
-            config,
-            notifier,
-            store_thread,
-            others,
-            pid_file: options.pid_file,
-            profile: options.profile,
-            guardian,
-            _lock: options.lock,
-        })
+        let (pid_file, profile) = (options.pid_file, options.profile);
+        Ok(Self { control, notifier, store_thread, others, pid_file, profile, lock: options.lock })
     }
 
     fn run(mut self) -> u8 {
@@ -223,12 +205,31 @@ impl Parts {
         self.notifier.ready("running");
         let code = self.control.decide();
         self.notifier.stopping();
-        self.control.leave(&self.config.shutdown, self.store_thread, self.others);
-        self.guardian.finished();
+        let guardian = Arc::clone(&self.control.guardian);
+        self.control.leave(self.store_thread, self.others);
+        guardian.finished();
         if let Some(path) = self.pid_file {
             let _ = std::fs::remove_file(path);
         }
-        if code == 0 { EXIT_OK } else { code }
+        // Not dropped: the lock is released by the end of this process, not before.
+        std::mem::forget(self.lock);
+        code
+    }
+}
+
+/// What all turns share, from the configuration.
+pub(super) fn agent(config: &Config, chain: provider::Chain, net: &NetOptions, children: Children, protected: Vec<PathBuf>) -> Agent {
+    Agent {
+        chain,
+        tools: tools::table(&config.tools.enabled),
+        tools_config: config.tools.clone(),
+        net: net.clone(),
+        children,
+        protected,
+        approvals: config.approvals,
+        approval_wait: config.approval_timeout,
+        turn_limit: config.providers.first().map_or(Duration::from_secs(1800), |provider| provider.turn),
+        system_prompt: config.system_prompt.clone(),
     }
 }
 
@@ -245,6 +246,7 @@ fn start_guardian(
         control: "control".to_owned(),
         ping: Box::new(move || ping_lanes.urgent(Message::Ping)),
         overdue: Box::new(move |thread| overdue_lanes.urgent(Message::Overdue(thread.clone()))),
+        interval: notifier.watchdog_interval().map_or(limits::GUARDIAN_INTERVAL, |limit| (limit / 2).min(limits::GUARDIAN_INTERVAL)),
         healthy: Box::new(move || notifier.watchdog()),
         leave: Box::new(move |why| {
             log::error!(target: "guardian", "{why}; ending the process");
@@ -261,36 +263,35 @@ fn start_guardian(
     started.map(drop).map_err(|error| StartError::Failed(error.to_string()))
 }
 
+/// An adapter that has no threads yet.
+pub(super) fn attach(
+    name: &str,
+    platform: &str,
+    streaming: bool,
+    adapter: Arc<dyn Adapter>,
+    board: &Board,
+    token: &CancelToken,
+) -> Attached {
+    let heard = Arc::new(AtomicU64::new(0));
+    board.adapter_is(&name.to_owned(), platform, &heard);
+    let (receipts, _) = crossbeam_channel::bounded(0);
+    let (mailbox, platform) = (Arc::new(Mailbox::default()), platform.to_owned());
+    Attached { adapter, platform, streaming, mailbox, generation: 0, token: token.child(), inlet_token: token.child(), receipts, heard }
+}
+
 fn build_adapters(config: &Config, board: &Arc<Board>, token: &CancelToken) -> Result<BTreeMap<String, Attached>, StartError> {
     let mut adapters = BTreeMap::new();
     let local: Arc<dyn Adapter> = Arc::new(local::Local::new(Arc::clone(board.hub())));
-    let mut attach = |name: &str, platform: &str, streaming: bool, adapter: Arc<dyn Adapter>| {
-        let heard = Arc::new(AtomicU64::new(0));
-        board.adapter_is(&name.to_owned(), platform, &heard);
-        let (receipts, _) = crossbeam_channel::bounded(0);
-        let (mailbox, platform) = (Arc::new(Mailbox::default()), platform.to_owned());
-        let attached = Attached {
-            adapter,
-            platform,
-            streaming,
-            mailbox,
-            generation: 0,
-            token: token.child(),
-            inlet_token: token.child(),
-            receipts,
-            heard,
-        };
-        adapters.insert(name.to_owned(), attached);
-    };
-    attach(local::NAME, local::NAME, true, local);
+    adapters.insert(local::NAME.to_owned(), attach(local::NAME, local::NAME, true, local, board, token));
     for entry in config.adapters.iter().filter(|entry| entry.enabled) {
         let adapter = table::build(entry).map_err(StartError::Config)?;
-        attach(&entry.name, &entry.platform, entry.streaming, Arc::from(adapter));
+        adapters.insert(entry.name.clone(), attach(&entry.name, &entry.platform, entry.streaming, Arc::from(adapter), board, token));
     }
     Ok(adapters)
 }
 
-fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> Rules {
+/// What core must know of the configuration.
+pub(super) fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> Rules {
     let everybody = vec!["*".to_owned()];
     // Who can open the control socket is the owner of this process.
     let local = AdapterConfig {

@@ -6,6 +6,7 @@ use super::lanes::{Lanes, Message, Signal};
 use crate::adapter::local;
 use crate::clock::{self, Deadline};
 use crate::core::event::{AdapterView, Event, RequestId};
+use crate::core::record::{Op, Outcome};
 use crate::core::types::{AdapterName, AdapterState, ChatRef, Inbound, OutboxId, TurnId};
 use crate::core::{Core, Phase};
 use crate::limits;
@@ -42,6 +43,8 @@ pub struct Board {
     platforms: Mutex<BTreeMap<AdapterName, (String, Arc<AtomicU64>)>>,
     requests: Mutex<HashMap<RequestId, Sender<Result<String, String>>>>,
     next_request: AtomicU64,
+    /// As of the store's last answer.
+    dead_letters: AtomicU64,
     hub: Arc<local::Hub>,
     guardian: Arc<Guardian>,
 }
@@ -65,6 +68,7 @@ impl Board {
             platforms: Mutex::default(),
             requests: Mutex::default(),
             next_request: AtomicU64::new(1),
+            dead_letters: AtomicU64::new(0),
             hub: local::Hub::new(),
             guardian: Arc::clone(guardian),
         }
@@ -149,7 +153,7 @@ impl Board {
             turns: turns.collect(),
             inbox: QueueReport { pending: snapshot.waiting as u64 },
             outbox: QueueReport { pending: snapshot.undelivered as u64 },
-            dead_letters: 0,
+            dead_letters: self.dead_letters(),
             children: self.children.count(),
             store: StoreReport {
                 bytes: store.as_ref().map_or(0, |health| health.bytes),
@@ -158,6 +162,18 @@ impl Board {
             },
             threads: threads.iter().map(|thread| thread_report(&thread.name, &thread.activity, thread.abandoned, now_ms)).collect(),
             unresponsive,
+        }
+    }
+
+    /// Asks the store, and goes without when it does not answer at once.
+    fn dead_letters(&self) -> u64 {
+        let Some(store) = self.store.get() else { return 0 };
+        match store.call(Op::Figures, Deadline::after(limits::FIGURES)) {
+            Ok(Outcome::Figures(figures)) => {
+                self.dead_letters.store(figures.dead_letters, Ordering::Relaxed);
+                figures.dead_letters
+            }
+            _ => self.dead_letters.load(Ordering::Relaxed),
         }
     }
 

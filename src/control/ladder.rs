@@ -6,7 +6,6 @@
 use super::Control;
 use super::lanes::{Message, Signal};
 use crate::clock::{self, Deadline};
-use crate::config::ShutdownConfig;
 use crate::store::StoreThread;
 use crate::thread::{Handle, Join, ThreadEnd};
 use std::fmt::Write as _;
@@ -25,8 +24,9 @@ const SLICE: Duration = Duration::from_millis(50);
 
 impl Control {
     /// Walks down the ladder. Nothing is started any more.
-    pub(super) fn leave(mut self, shutdown: &ShutdownConfig, store_thread: StoreThread, others: Vec<Handle>) {
+    pub(super) fn leave(mut self, store_thread: StoreThread, others: Vec<Handle>) {
         let started = clock::now();
+        let shutdown = self.config.shutdown.clone();
         let _busy = crate::thread::wait_for_work(format_args!("stopping"));
         let mut waiting: Vec<Handle> = std::mem::take(&mut self.adapter_threads);
         waiting.extend(std::mem::take(&mut self.turns).into_values().map(|turn| turn.handle));

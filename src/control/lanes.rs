@@ -26,8 +26,8 @@ pub enum Message {
         turn: i64,
     },
     Signal(Signal),
-    /// The store said that it has failed, or works again.
-    StoreState,
+    /// The configuration was read again; the error is for the log.
+    Reloaded(Box<Result<crate::config::Config, String>>),
     /// A test wants to see what becomes of a control that is stuck.
     #[cfg(debug_assertions)]
     Suffer(super::fault::Suffering),

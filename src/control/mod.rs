@@ -9,6 +9,7 @@ mod fault;
 mod ladder;
 pub mod lanes;
 mod links;
+mod reload;
 mod signals;
 mod turns;
 
@@ -73,6 +74,9 @@ pub struct Control {
     hurry: bool,
     stop_budget: Duration,
     restart_budget: Duration,
+    config: crate::config::Config,
+    places: Option<crate::config::Places>,
+    notifier: Arc<crate::service::notify::Notifier>,
 }
 
 impl Control {
@@ -122,7 +126,7 @@ impl Control {
                 self.turns.remove(&turn);
             }
             Message::Signal(signal) => self.signal(signal),
-            Message::StoreState => {}
+            Message::Reloaded(result) => self.reloaded(*result),
             #[cfg(debug_assertions)]
             Message::Suffer(suffering) => fault::suffer(suffering),
         }
@@ -156,6 +160,7 @@ impl Control {
                     known.token.cancel();
                 }
             }
+            Effect::StopAdapter { name } => self.stop_adapter(&name),
             Effect::HaltInlets => {
                 for known in self.adapters.values() {
                     known.inlet_token.cancel();
@@ -217,7 +222,8 @@ fn name_of(message: &Message) -> &'static str {
         Message::Signal(Signal::Stop | Signal::Hurry | Signal::Restart) => "Signal",
         Message::Signal(Signal::Reload) => "Reload",
         Message::Signal(Signal::Dump) => "Dump",
-        Message::StoreState => "StoreState",
+        Message::Reloaded(_) => "Reloaded",
+        Message::Core(Event::Reconfigured { .. }) => "Reconfigured",
         #[cfg(debug_assertions)]
         Message::Suffer(_) => "Suffer",
     }

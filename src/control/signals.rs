@@ -84,7 +84,7 @@ impl Control {
                 self.guardian.stop_within(self.restart_budget);
                 self.feed(Event::Lifecycle(Lifecycle::Restart));
             }
-            Signal::Reload => log::warn!(target: "control", "SIGHUP: the configuration is read at start only; use: hermes-gateway restart"),
+            Signal::Reload => self.reload(),
             Signal::Dump => self.dump(),
         }
     }

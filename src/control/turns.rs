@@ -24,6 +24,9 @@ impl Control {
         let known = self.adapters.get(&spec.chat.adapter);
         let mailbox = known.filter(|known| known.streaming && known.adapter.traits().edits).map(|known| Arc::clone(&known.mailbox));
         let platform = known.map_or_else(|| "unknown".to_owned(), |known| known.platform.clone());
+        if let (Some(mailbox), Some(preview)) = (&mailbox, &spec.preview) {
+            mailbox.resume_preview(id, &spec.chat, preview.clone());
+        }
         let events = TurnLink {
             lanes: self.lanes.clone(),
             turn: id,

@@ -2,7 +2,6 @@
 
 use super::Core;
 use super::event::{AdapterEvent, AdapterView, Effect, Level};
-use super::record::Op;
 use super::types::{AdapterName, AdapterState};
 use crate::limits;
 
@@ -69,6 +68,27 @@ impl Core {
         }
     }
 
+    /// Adapters that are new or different are started, those that are gone are stopped, the others are not touched.
+    pub(super) fn reconfigured(&mut self, rules: super::Rules, started: &[AdapterName], removed: &[AdapterName]) {
+        self.rules = rules;
+        self.apply_moves();
+        for name in removed {
+            if self.adapters.remove(name).is_some() {
+                self.effects.push(Effect::StopAdapter { name: name.clone() });
+            }
+        }
+        for name in started {
+            let receives = self.rules.adapters.get(name).is_some_and(|rules| rules.receives);
+            let former = self.adapters.remove(name).map_or(0, |adapter| adapter.generation);
+            let mut adapter = Adapter::new(receives);
+            (adapter.generation, adapter.since_ms) = (former, self.now.mono_ms);
+            self.adapters.insert(name.clone(), adapter);
+            if !self.phase.stopping() {
+                self.start_adapter(name);
+            }
+        }
+    }
+
     fn start_adapter(&mut self, name: &AdapterName) {
         let Some(adapter) = self.adapters.get_mut(name) else { return };
         adapter.generation += 1;
@@ -115,7 +135,6 @@ impl Core {
             }
             AdapterEvent::Failed { cause, remedy } => self.adapter_failed(name, &cause, &remedy),
             AdapterEvent::Moved { old, new } => {
-                self.log(Level::Info, name, format!("chat {old} has the id {new} now"));
                 self.chat_moved(name, &old, &new);
             }
             AdapterEvent::PreviewShown { turn, platform_id } => self.preview_shown(turn, platform_id),
@@ -154,14 +173,6 @@ impl Core {
         adapter.enter(AdapterState::Retrying, Some(cause.to_owned()), now_ms);
         (adapter.attempt, adapter.next_try_ms, adapter.restart_ms) = (adapter.ended, Some(now_ms + wait_ms), Some(now_ms + wait_ms));
         self.log(Level::Warn, name, format!("{cause}; starting it anew in {} s", wait_ms / 1000));
-    }
-
-    fn chat_moved(&mut self, name: &AdapterName, old: &str, new: &str) {
-        for delivery in self.deliveries.values_mut().filter(|delivery| delivery.chat.adapter == *name && delivery.chat.chat == old) {
-            new.clone_into(&mut delivery.chat.chat);
-        }
-        let op = Op::MoveChat { adapter: name.clone(), old: old.to_owned(), new: new.to_owned() };
-        self.store(op, super::Pending::Note);
     }
 
     /// The adapters' lines in `status`, in the order of their names.

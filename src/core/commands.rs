@@ -180,6 +180,7 @@ impl Core {
             return self.reply(row, "Only an admin may restart me (`admins` in the configuration).");
         }
         self.reply(row, "Restarting. Messages that come in meanwhile are kept and will be answered.");
+        self.note_restart(&row.inbound.chat);
         let who = format!("{} in {}", row.inbound.sender_name, row.inbound.chat.session());
         self.lifecycle(Lifecycle::Restart, Some(&who));
     }

@@ -55,6 +55,12 @@ pub enum Event {
         chat: ChatRef,
     },
     Lifecycle(Lifecycle),
+    /// The configuration has changed: these adapters are new or different, those are gone.
+    Reconfigured {
+        rules: Box<super::Rules>,
+        started: Vec<AdapterName>,
+        removed: Vec<AdapterName>,
+    },
     /// A deadline of [`super::Core::next_due_ms`] has come.
     Tick,
 }
@@ -184,6 +190,8 @@ pub struct TurnSpec {
     pub chat: ChatRef,
     /// It was interrupted by the end of a process and goes on from its last committed round.
     pub resumed: bool,
+    /// The message that shows its reply in the making, if an earlier process has begun one.
+    pub preview: Option<String>,
 }
 
 /// What is to be done. Executed in order, none of it blocks.
@@ -205,6 +213,10 @@ pub enum Effect {
     },
     /// Cuts the sockets of an adapter's threads, so that they come back.
     CutAdapter {
+        name: AdapterName,
+    },
+    /// Ends the threads of an adapter that is not configured any more.
+    StopAdapter {
         name: AdapterName,
     },
     /// No adapter takes in anything any more; sending goes on.

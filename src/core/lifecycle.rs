@@ -44,7 +44,7 @@ const ATTEMPTS_MAX: u32 = 2;
 
 impl Core {
     pub(super) fn recovered(&mut self, recovered: Recovered) {
-        let Recovered { running, waiting, pending, approvals, last_turn } = recovered;
+        let Recovered { running, waiting, pending, approvals, notes, last_turn } = recovered;
         self.next_turn = self.next_turn.max(last_turn + 1);
         if self.phase == Phase::Starting {
             self.phase = Phase::Running;
@@ -58,6 +58,7 @@ impl Core {
             );
             self.log(Level::Info, "store", text);
         }
+        self.take_notes(notes);
         for row in pending {
             self.expect_delivery(row.outbox, row.chat, None, row.not_before_ms, row.attempts);
         }
@@ -121,6 +122,9 @@ impl Core {
             Phase::Starting | Phase::Running => {
                 self.phase = Phase::Draining { due_ms: self.now.mono_ms + drain_ms, code };
                 self.effects.push(Effect::HaltInlets);
+                if request != Lifecycle::StopNow {
+                    self.announce_drain(request);
+                }
                 let sessions: Vec<&str> = self.turns.values().map(|turn| turn.session.as_str()).collect();
                 let by = asked_by.map(|who| format!(", asked by {who}")).unwrap_or_default();
                 let text = if sessions.is_empty() {

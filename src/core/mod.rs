@@ -11,6 +11,7 @@ mod delivery;
 pub mod event;
 mod inbound;
 mod lifecycle;
+mod notes;
 pub mod prompt;
 pub mod record;
 mod sessions;
@@ -181,6 +182,10 @@ pub struct Core {
     refused: VecDeque<(u64, Op, Pending)>,
     /// /stop commands whose row is not committed yet: they act at the latest when this is due.
     impatient: Vec<(u64, String)>,
+    /// Chats whose platform gave them another id: adapter, old, new.
+    moved: Vec<(AdapterName, String, String)>,
+    /// When a session was last told of a stop or restart, by the wall clock.
+    announced: BTreeMap<String, i64>,
     strangers: HashSet<(AdapterName, String)>,
     now: Now,
     effects: Vec<Effect>,
@@ -206,6 +211,8 @@ impl Core {
             unfinished: BTreeMap::new(),
             refused: VecDeque::new(),
             impatient: Vec::new(),
+            moved: Vec::new(),
+            announced: BTreeMap::new(),
             strangers: HashSet::new(),
             now: Now::default(),
             effects: Vec::new(),
@@ -225,6 +232,7 @@ impl Core {
             Event::Send { request, chat, text } => self.send_requested(request, chat, text),
             Event::Attached { chat } => self.attached(&chat),
             Event::Lifecycle(request) => self.lifecycle(request, None),
+            Event::Reconfigured { rules, started, removed } => self.reconfigured(*rules, &started, &removed),
             Event::Tick => {}
         }
         self.settle();

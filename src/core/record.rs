@@ -134,6 +134,8 @@ pub enum Op {
     Ask { question: Question, now_ms: i64, notice: Box<Outbound> },
     /// Settles a question if it is still pending. Fails with `Fenced` if there is no such question. → [`Outcome::Settled`]
     Settle { approval: ApprovalId, state: ApprovalState, by: Option<String>, now_ms: i64 },
+    /// Notes something for the next start under a key, or forgets it. → `Done`
+    Note { key: String, value: Option<String> },
     /// What was not finished when the last process ended. → [`Outcome::Recovered`]
     Recover { now_ms: i64 },
     /// Inbox, outbox and size figures. → [`Outcome::Figures`]
@@ -258,6 +260,8 @@ pub struct Recovered {
     pub waiting: Vec<WaitingRow>,
     pub pending: Vec<PendingRow>,
     pub approvals: Vec<(ApprovalId, Question)>,
+    /// What was noted for this start, by key.
+    pub notes: Vec<(String, String)>,
     /// The highest turn id ever given out.
     pub last_turn: TurnId,
 }

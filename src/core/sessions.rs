@@ -166,7 +166,8 @@ impl Core {
         known.since_ms = self.now.mono_ms;
         known.typing_due_ms = (interval_ms > 0).then_some(self.now.mono_ms);
         let session = known.session.clone();
-        self.effects.push(Effect::StartTurn(TurnSpec { turn, session: session.clone(), chat: known.chat.clone(), resumed }));
+        let (chat, preview) = (known.chat.clone(), known.preview.clone());
+        self.effects.push(Effect::StartTurn(TurnSpec { turn, session: session.clone(), chat, resumed, preview }));
         self.steer_waiting(&session, turn);
     }
 

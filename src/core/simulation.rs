@@ -175,6 +175,7 @@ impl Disk {
                 .map(|(outbox, (message, _))| PendingRow { outbox: *outbox, chat: message.chat.clone(), not_before_ms: 0, attempts: 0 })
                 .collect(),
             approvals: Vec::new(),
+            notes: Vec::new(),
             last_turn: self.turns.keys().next_back().copied().unwrap_or(0),
         }
     }

@@ -264,8 +264,8 @@ impl Asking<'_> {
             ears.restart();
             let mut what = error.to_string();
             if let ProviderError::Silent { after } = error {
-                what = self.no_response(link, after);
-                ears.notice(format!("{what} Reconnecting… trying again ({attempt} of {attempts_max})."));
+                what = format!("{} Reconnecting…", self.no_response(link, after));
+                ears.notice(format!("{what} trying again ({attempt} of {attempts_max})."));
             } else if wait >= LONG_WAIT {
                 let wait = seconds(wait);
                 ears.notice(format!("The model provider asks to wait {wait}; then trying again ({attempt} of {attempts_max})."));

@@ -2,6 +2,7 @@
 
 mod address;
 pub mod admin;
+pub mod again;
 pub mod client;
 #[cfg(test)]
 pub(crate) mod fake;

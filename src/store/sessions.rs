@@ -153,6 +153,24 @@ fn text_of_user(connection: &Connection, session: &Session, turn: i64) -> Result
     Ok(texts.join("\n"))
 }
 
+const NOTE: &str = "note:";
+
+pub(super) fn note(connection: &Connection, key: &str, value: Option<&str>) -> Done {
+    let key = format!("{NOTE}{key}");
+    match value {
+        Some(value) => connection.execute("INSERT OR REPLACE INTO meta(key, value) VALUES(?1, ?2)", [key.as_str(), value])?,
+        None => connection.execute("DELETE FROM meta WHERE key = ?1", [key])?,
+    };
+    Ok(Outcome::Done)
+}
+
+pub(super) fn notes(connection: &Connection) -> Result<Vec<(String, String)>, Failure> {
+    let mut statement = connection.prepare("SELECT substr(key, ?1), value FROM meta WHERE substr(key, 1, ?1 - 1) = ?2 ORDER BY key")?;
+    let rows =
+        statement.query_map(params![i64::try_from(NOTE.len() + 1).unwrap_or(i64::MAX), NOTE], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// The conversation of a chat goes on under its new id, unless one has begun there already.
 pub(super) fn move_chat(connection: &Connection, adapter: &str, old: &str, new: &str) -> Done {
     let (old, new) = (format!("{adapter}:{old}"), format!("{adapter}:{new}"));

@@ -13,6 +13,8 @@ pub struct Html {
     pub text: String,
     /// UTF-16 units that count against Telegram's limit: what is left when tags and escapes are resolved.
     pub visible_utf16: usize,
+    /// There is nothing to be seen but white space, which Telegram refuses.
+    pub blank: bool,
 }
 
 /// Renders Markdown, unfinished Markdown included: what is not closed is shown as it stands.
@@ -57,6 +59,8 @@ struct Table {
 struct Writer {
     out: String,
     visible: usize,
+    /// Something that can be seen was written.
+    seen: bool,
     open: Vec<Open>,
     /// Line breaks that are due before the next thing that shows.
     due: usize,
@@ -244,6 +248,7 @@ impl Writer {
 
     /// Escapes and writes; counts what shows.
     fn push(&mut self, text: &str) {
+        self.seen |= text.chars().any(|character| !character.is_whitespace() && !is_unwanted(character));
         self.visible += escape(text, &mut self.out);
     }
 
@@ -409,7 +414,7 @@ impl Writer {
                 _ => {}
             }
         }
-        Html { text: self.out, visible_utf16: self.visible }
+        Html { text: self.out, visible_utf16: self.visible, blank: !self.seen }
     }
 }
 

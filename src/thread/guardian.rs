@@ -19,8 +19,10 @@ pub struct GuardianPlan {
     pub ping: Box<dyn Fn() + Send>,
     /// Called once for each thread found overdue: logs it, and acts on it (control cuts an adapter). Must not block.
     pub overdue: Box<dyn Fn(&ThreadInfo) + Send>,
-    /// Called while control is alive, at every look: the supervisor's watchdog. Must not block.
+    /// Called while control is alive, at every ping: the supervisor's watchdog. Must not block.
     pub healthy: Box<dyn Fn() + Send>,
+    /// How often control is pinged.
+    pub interval: Duration,
     /// Ends the process: kills the children and calls `_exit`. Does not return. The text says why, for the log.
     pub leave: Box<dyn Fn(&str) + Send>,
 }
@@ -75,7 +77,7 @@ impl Guardian {
     /// The guardian's thread body. Never returns.
     pub fn watch(&self, plan: &GuardianPlan) {
         let _ = self.threads.shared.guardian.set(std::thread::current());
-        let interval_ms = u64::try_from(limits::GUARDIAN_INTERVAL.as_millis()).unwrap_or(u64::MAX);
+        let interval_ms = u64::try_from(plan.interval.as_millis()).unwrap_or(u64::MAX).max(1);
         let _waiting = super::wait_for_work(format_args!("watching"));
         let mut told: Vec<(String, u64, u64)> = Vec::new();
         let mut next_ping_ms = clock::mono_ms() + interval_ms;
@@ -130,8 +132,11 @@ impl Guardian {
     fn ping(&self, plan: &GuardianPlan, now_ms: u64) {
         let limit_ms = u64::try_from(limits::CONTROL_EVENT.as_millis()).unwrap_or(u64::MAX);
         let (pinged, answered) = (self.pinged_ms.load(Ordering::SeqCst), self.answered_ms.load(Ordering::SeqCst));
-        if pinged != 0 && answered < pinged && now_ms.saturating_sub(pinged) >= limit_ms {
-            (plan.leave)(&format!("control has not answered for {} ms", now_ms.saturating_sub(pinged)));
+        if pinged != 0 && answered < pinged {
+            if now_ms.saturating_sub(pinged) >= limit_ms {
+                (plan.leave)(&format!("control has not answered for {} ms", now_ms.saturating_sub(pinged)));
+            }
+            return; // Asked already; and the supervisor must not be told that all is well.
         }
         (plan.healthy)();
         self.pinged_ms.store(now_ms, Ordering::SeqCst);

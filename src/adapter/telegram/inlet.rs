@@ -7,9 +7,10 @@ use super::api::{Api, ApiError, Failure};
 use super::ledger::{Ledger, Verdict};
 use super::protocol::{Me, Meaning, Taken, understand, update_id};
 use super::wire::User;
-use super::{COMMANDS, Memory, Settings, download};
+use super::{Memory, Settings, download};
 use crate::adapter::{AdapterError, Inlet, Link};
 use crate::clock::{self, Deadline};
+use crate::core::command::COMMANDS;
 use crate::core::record::{Op, Outcome};
 use crate::core::types::Receipt;
 use crate::limits;
@@ -278,6 +279,9 @@ fn identity(me: &Me) -> String {
 
 /// Comes back when every message of the batch is committed.
 fn wait_for_receipts(link: &Link, ledger: &mut Ledger) -> Result<(), AdapterError> {
+    if ledger.pending() == 0 {
+        return Ok(());
+    }
     let deadline = Deadline::after(limits::TELEGRAM_RECEIPTS);
     let _busy = enter(format_args!("waiting for {} messages to be committed", ledger.pending()), deadline);
     while ledger.pending() > 0 {

@@ -49,20 +49,6 @@ pub const PLATFORM: PlatformInfo = PlatformInfo {
     build,
 };
 
-/// The commands that Telegram offers while one types `/`.
-const COMMANDS: [(&str, &str); 10] = [
-    ("new", "start a fresh conversation"),
-    ("stop", "stop what is running"),
-    ("status", "what is going on"),
-    ("undo", "take back the last exchange"),
-    ("usage", "tokens used in this conversation"),
-    ("approve", "allow the command that is asked about"),
-    ("deny", "refuse the command that is asked about"),
-    ("sessions", "list conversations"),
-    ("restart", "restart the gateway"),
-    ("help", "what can be done here"),
-];
-
 /// What the configuration says.
 #[derive(Debug)]
 struct Settings {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Parts are split a little below the limit: bullets, rules and padded tables can be longer than their Markdown.
-const PART_UTF16: usize = limits::TELEGRAM_TEXT_UTF16_MAX - 196;
+pub(super) const PART_UTF16: usize = limits::TELEGRAM_TEXT_UTF16_MAX - 196;
 /// A part that grows even so is split again, down to this; the last resort is its Markdown, which fits.
 const PART_UTF16_MIN: usize = 256;
 /// Bot API, InlineKeyboardButton.
@@ -37,7 +37,7 @@ pub(super) struct TelegramOutlet {
 
 /// What is put into a request; things that the server refuses are left out the next time.
 #[derive(Debug, Clone, Copy)]
-struct Form {
+pub(super) struct Form {
     html: bool,
     reply: bool,
     thread: bool,
@@ -45,7 +45,7 @@ struct Form {
 }
 
 impl Form {
-    const FULL: Self = Self { html: true, reply: true, thread: true, buttons: true };
+    pub(super) const FULL: Self = Self { html: true, reply: true, thread: true, buttons: true };
 
     /// Leaves out what the server did not like. → whether that is worth another try
     fn amend(&mut self, refusal: &Refusal) -> bool {
@@ -154,7 +154,7 @@ fn classify(error: &ApiError, idempotent: bool) -> SendError {
 }
 
 /// The request for a part. `message`: the one to be edited.
-fn payload(part: &Part<'_>, message: Option<i64>, form: Form) -> Result<Value, SendError> {
+pub(super) fn payload(part: &Part<'_>, message: Option<i64>, form: Form) -> Result<Value, SendError> {
     let rendered = Some(html::telegram(part.text)).filter(|html| form.html && fits(html));
     let mut payload = json!({"chat_id": chat_id(&part.chat.chat), "link_preview_options": {"is_disabled": true}});
     let text = match rendered {
@@ -202,11 +202,11 @@ fn thread(chat: &ChatRef) -> Option<i64> {
 }
 
 fn fits(html: &html::Html) -> bool {
-    html.visible_utf16 <= limits::TELEGRAM_TEXT_UTF16_MAX && !html.text.trim().is_empty()
+    html.visible_utf16 <= limits::TELEGRAM_TEXT_UTF16_MAX && !html.blank
 }
 
 /// Parts whose HTML fits too, as far as that can be had.
-fn split_rendered(text: &str, limit: usize) -> Vec<String> {
+pub(super) fn split_rendered(text: &str, limit: usize) -> Vec<String> {
     let mut parts = Vec::new();
     for part in split(text, Unit::Utf16, limit) {
         if html::telegram(&part).visible_utf16 <= limits::TELEGRAM_TEXT_UTF16_MAX || limit / 2 < PART_UTF16_MIN {
@@ -249,6 +249,10 @@ impl Outlet for TelegramOutlet {
     }
 
     fn typing(&mut self, chat: &ChatRef, deadline: Deadline) -> Result<(), SendError> {
+        let blocked = self.pace.blocked(&chat.chat, clock::now());
+        if !blocked.is_zero() {
+            return Err(SendError::Retry { cause: "Telegram asked for silence in this chat".to_owned(), after: Some(blocked) });
+        }
         let mut payload = json!({"chat_id": chat_id(&chat.chat), "action": "typing"});
         if let Some(thread) = thread(chat) {
             payload["message_thread_id"] = json!(thread);

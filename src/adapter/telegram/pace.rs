@@ -78,12 +78,18 @@ impl Pace {
         let Some(known) = self.chats.get(chat) else {
             return if self.limited { self.overall.wait(OVERALL, usage, now) } else { Duration::ZERO };
         };
-        let blocked = known.blocked.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        let blocked = self.blocked(chat, now);
         if !self.limited {
             return blocked;
         }
         let group = if is_group(chat) { known.group.wait(GROUP, usage, now) } else { Duration::ZERO };
         blocked.max(group).max(known.chat.wait(CHAT, usage, now)).max(self.overall.wait(OVERALL, usage, now))
+    }
+
+    /// How long Telegram still wants silence in `chat`: nothing at all is sent then.
+    pub fn blocked(&self, chat: &str, now: Instant) -> Duration {
+        let until = self.chats.get(chat).and_then(|known| known.blocked);
+        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
     /// Something is sent to `chat` now.

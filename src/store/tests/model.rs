@@ -336,6 +336,7 @@ impl Model {
             running: self.turns.iter().filter(|(_, row)| row.running).map(running).collect(),
             waiting: self.inbox.iter().filter_map(waiting).collect(),
             pending: self.outbox.values().filter_map(pending).collect(),
+            notes: Vec::new(),
             approvals: self
                 .approvals
                 .iter()

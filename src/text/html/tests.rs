@@ -123,6 +123,7 @@ fn unfinished_markdown_is_shown_as_it_stands() {
     check("[te](http://", "[te](http://");
     check("```rust\nlet a", "<pre><code class=\"language-rust\">let a</code></pre>");
     check("```", "");
+    assert!(telegram("> ").blank && telegram("[a]: http://b").blank && !telegram("- ").blank);
     check("> quo", "<blockquote>quo</blockquote>");
     check("- a\n-", "• a\n• ");
     let whole = "# T\n\n**a** *b* [c](http://d) `e`\n\n> q **r**\n\n1. x\n   - y\n\n```sh\nls\n```\n\n| a | b |\n|--|--|\n| c | d |\n";
@@ -146,7 +147,8 @@ proptest! {
     #[test]
     fn any_text_gives_valid_output(text in "(.|\n|\\*\\*|_|~~|`|```|\n> |\n- |\n1\\. |\\[|\\]\\(|\\)|<|&|\n\\| |\\||\n\\|-|http://|!\\[|<br>|    ){0,200}") {
         let html = telegram(&text);
-        prop_assert_eq!(html.visible_utf16, visible(&html.text).encode_utf16().count());
+        let shown = visible(&html.text);
+        prop_assert_eq!((html.visible_utf16, html.blank), (shown.encode_utf16().count(), shown.trim().is_empty()));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::fake::{Fake, Odd};
 use super::harness::{settings, soon};
-use crate::adapter::telegram::outlet::TelegramOutlet;
+use crate::adapter::telegram::outlet::{Form, PART_UTF16, TelegramOutlet, payload, split_rendered};
 use crate::adapter::{Outlet, Part, Preview, SendError};
 use crate::clock::Deadline;
 use crate::core::types::ChatRef;
@@ -234,7 +234,8 @@ fn a_flood_is_waited_out_by_all_calls_for_the_chat() {
         let result = outlet.send(&part(&chat, "hello"), soon());
         assert!(matches!(result, Err(SendError::Retry { after: Some(after), .. }) if after > Duration::from_secs(50)), "{result:?}");
     }
-    assert_eq!(fake.calls("sendMessage").len(), 1);
+    assert!(matches!(outlet.typing(&chat, soon()), Err(SendError::Retry { .. })));
+    assert_eq!(fake.state().calls.len(), 1);
 }
 
 #[test]
@@ -249,15 +250,12 @@ fn waiting_for_a_turn_ends_with_the_token() {
     assert_eq!(outlet.send(&part(&chat, "hello"), soon()), Err(SendError::Cancelled));
 }
 
-/// Sends every part and checks that none is longer than Telegram takes.
+/// Checks that what is sent for a text is never longer than Telegram takes. → the requests
 fn check_split(text: &str) -> Vec<Value> {
-    let fake = Fake::start();
-    let (mut outlet, chat) = (outlet(&fake), chat("77001", None));
-    for text in outlet.split(text) {
-        assert!(text.encode_utf16().count() <= limits::TELEGRAM_TEXT_UTF16_MAX);
-        outlet.send(&part(&chat, &text), soon()).expect("sent");
-    }
-    let sent = fake.calls("sendMessage");
+    let chat = chat("77001", None);
+    let parts = split_rendered(text, PART_UTF16);
+    assert!(parts.iter().all(|text| text.encode_utf16().count() <= limits::TELEGRAM_TEXT_UTF16_MAX));
+    let sent: Vec<Value> = parts.iter().map(|text| payload(&part(&chat, text), None, Form::FULL).expect("can be sent")).collect();
     for call in &sent {
         let text = call["text"].as_str().expect("text");
         let mut visible = String::new();
@@ -277,6 +275,18 @@ fn check_split(text: &str) -> Vec<Value> {
 }
 
 #[test]
+fn long_replies_go_out_over_one_connection() {
+    let fake = Fake::start();
+    let (mut outlet, chat) = (outlet(&fake), chat("77001", None));
+    // Three bytes a unit: the requests are longer than what a socket or a client takes at once.
+    let parts = outlet.split(&"word ".repeat(10_000).chars().chain("字".repeat(20_000).chars()).collect::<String>());
+    for text in &parts {
+        outlet.send(&part(&chat, text), soon()).expect("sent");
+    }
+    assert_eq!(fake.calls("sendMessage").len(), parts.len());
+}
+
+#[test]
 fn parts_fit_after_their_markup_is_resolved() {
     assert_eq!(check_split("short").len(), 1);
     assert_eq!(check_split("").len(), 0);
@@ -286,6 +296,8 @@ fn parts_fit_after_their_markup_is_resolved() {
     assert!(check_split(&table).len() > 1);
     assert!(check_split(&"---\n\n".repeat(800)).len() > 1);
     assert!(check_split(&"- x\n".repeat(2000)).len() > 1);
+    // Marks of quotes alone show nothing: they go out as they are.
+    check_split(&"> \n".repeat(2000));
     check_split(&format!("```rust\n{}```", "let a = \"<&>\";\n".repeat(1000)));
 }
 
