@@ -216,6 +216,12 @@ pub fn check_files(spec: &UnitSpec) -> Result<(), Trouble> {
 fn readable_by_all(config: &Path) -> Result<(), Trouble> {
     let hidden = |path: &&Path| std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & if file.is_dir() { 0o001 } else { 0o004 } == 0);
     let Some(first) = config.ancestors().filter(hidden).last() else { return Ok(()) };
+    if ["/home", "/root"].iter().any(|home| config.starts_with(home)) {
+        return Err(trouble(
+            format!("{} belongs to a user, and a service with an account of its own cannot read it", config.display()),
+            format!("sudo install -D -m 644 {} /etc/hermes-gateway/config.toml      (and the file `env` beside it, with -m 600)\nor: --run-as NAME", config.display()),
+        ));
+    }
     let mode = if first == config { "644" } else { "755" };
     Err(trouble(
         format!("{} cannot be read by a service with an account of its own", config.display()),

@@ -1,3 +1,5 @@
+//! Tests of the service commands against a fake systemd.
+
 use super::super::systemd::tests::FakeCommands;
 use super::*;
 

@@ -4,6 +4,7 @@ mod address;
 pub mod admin;
 pub mod again;
 pub mod client;
+pub mod credential;
 #[cfg(test)]
 pub(crate) mod fake;
 mod lines;

@@ -216,13 +216,13 @@ impl Ladder<'_, '_> {
         let started = clock::now();
         let result = old.ask(&Request::Restart, Deadline::after(ANSWER));
         let outcome = match &result {
-            Ok(_) => "accepted".to_owned(),
+            // If it hung up in the middle it is on its way out.
+            Ok(_) | Err(ClientError::Closed) => "accepted".to_owned(),
             Err(ClientError::NoAnswer) => "no answer".to_owned(),
             Err(ClientError::Unreachable(_)) => "nobody listens".to_owned(),
             Err(error) => error.to_string(),
         };
         self.step("ask over the control socket", outcome, started);
-        // If it hung up in the middle it was on its way out.
         if !matches!(result, Ok(_) | Err(ClientError::Closed)) {
             self.why_silent = Some(match result {
                 Err(ClientError::Refused(why)) => why,

@@ -1,3 +1,5 @@
+//! Tests of the ladder against copies of this program that play a gateway.
+
 // The tests start and kill copies of this very program, which `std::process` does best; waits are bounded by the test's own deadline.
 #![allow(clippy::disallowed_methods)]
 

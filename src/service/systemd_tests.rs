@@ -1,3 +1,5 @@
+//! Tests of talking to systemd, and the fake that answers in its place.
+
 use super::*;
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -1,3 +1,5 @@
+//! Tests of the units' texts: golden files, the contract of exit codes and times, and systemd's own opinion.
+
 use super::*;
 use crate::config::ShutdownConfig;
 
