@@ -1,6 +1,7 @@
 //! Builds the process from its configuration, lets control decide, and takes it apart again.
 
 use super::board::Board;
+use super::exclusive::exclusive;
 use super::lanes::{self, Lanes, Message, Signal};
 use super::{Attached, Control, signals};
 use crate::adapter::local;
@@ -285,7 +286,8 @@ fn build_adapters(config: &Config, board: &Arc<Board>, token: &CancelToken) -> R
     adapters.insert(local::NAME.to_owned(), attach(local::NAME, local::NAME, true, local, board, token));
     for entry in config.adapters.iter().filter(|entry| entry.enabled) {
         let adapter = table::build(entry).map_err(StartError::Config)?;
-        adapters.insert(entry.name.clone(), attach(&entry.name, &entry.platform, entry.streaming, Arc::from(adapter), board, token));
+        let adapter = exclusive(Arc::from(adapter), entry, &config.state_dir);
+        adapters.insert(entry.name.clone(), attach(&entry.name, &entry.platform, entry.streaming, adapter, board, token));
     }
     Ok(adapters)
 }

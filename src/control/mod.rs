@@ -4,6 +4,7 @@
 mod adapters;
 mod assemble;
 mod board;
+mod exclusive;
 #[cfg(debug_assertions)]
 mod fault;
 mod ladder;
