@@ -19,7 +19,7 @@ impl Core {
             Command::Stop => self.stop_command(&row),
             Command::New => {
                 if let Some(turn) = self.turn_of(&session) {
-                    self.cancel_turn(turn, "stopped", "(The user stopped this turn and began a new conversation.)");
+                    self.cancel_turn(turn, "stopped", "[This turn was stopped by the user.]");
                 }
                 self.drop_waiting(&session);
                 self.approved_sessions.remove(&session);
@@ -80,7 +80,7 @@ impl Core {
         let turn = self.turn_of(session);
         let dropped = self.drop_waiting(session);
         if let Some(turn) = turn {
-            self.cancel_turn(turn, "stopped", "(The user stopped this turn.)");
+            self.cancel_turn(turn, "stopped", "[This turn was stopped by the user.]");
         }
         (turn.is_some(), dropped)
     }

@@ -125,7 +125,7 @@ impl Core {
                 if let Some((inbox, message)) = steer {
                     self.effects.push(Effect::Steer { turn, inbox, message });
                 } else if !patient {
-                    self.cancel_turn(turn, "interrupted", "(The user interrupted this turn with the next message.)");
+                    self.cancel_turn(turn, "interrupted", "[This turn was interrupted by the user's next message.]");
                 }
             }
             Some(_) => {}
@@ -224,7 +224,8 @@ impl Core {
         }
         self.effects.push(Effect::CancelTurn { turn });
         self.close_approvals(turn);
-        let messages = vec![Message::text(Role::User, note)];
+        // In the model's own voice: the next message of the user is a new one.
+        let messages = vec![Message::text(Role::Assistant, note)];
         self.finish(TurnFinish {
             turn,
             state: TurnState::Cancelled,
