@@ -209,8 +209,9 @@ pub const TELEGRAM_SILENCE: Duration = Duration::from_secs(10);
 pub const TELEGRAM_DOWNLOAD: Duration = Duration::from_secs(60);
 /// Answering the presses on buttons of one batch; an unanswered one only shows a clock for a while.
 pub const TELEGRAM_CALLBACKS: Duration = Duration::from_secs(10);
-/// How long the messages of a batch may take to be committed before they are asked for again.
-pub const TELEGRAM_RECEIPTS: Duration = Duration::from_secs(60);
+/// How long the messages of a batch may take to be committed before they are asked for again: as long as one commit
+/// may take, and some.
+pub const TELEGRAM_RECEIPTS: Duration = Duration::from_secs(20);
 /// Updates in one poll; the Bot API's own limit.
 pub const TELEGRAM_UPDATES_MAX: usize = 100;
 /// Entities looked at in one text; Telegram sends 100 at the most.

@@ -4,6 +4,8 @@
 //! `adapter/NAME/send` and delivers. Both are straight-line code that blocks with deadlines and returns errors;
 //! reconnecting, backoff, replacing a stuck thread, queues and durability are done once, by the code around them.
 
+#[cfg(debug_assertions)]
+pub mod fault;
 pub mod files;
 pub mod local;
 pub mod runner;

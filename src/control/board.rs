@@ -37,7 +37,7 @@ pub struct Board {
     snapshot: Mutex<Snapshot>,
     threads: Threads,
     children: Children,
-    lanes: Lanes,
+    pub(super) lanes: Lanes,
     store: OnceLock<StoreHandle>,
     stop_budget: Duration,
     platforms: Mutex<BTreeMap<AdapterName, (String, Arc<AtomicU64>)>>,
@@ -76,6 +76,18 @@ impl Board {
 
     pub(super) fn store_is(&self, store: &StoreHandle) {
         let _ = self.store.set(store.clone());
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn store(&self) -> Option<&StoreHandle> {
+        self.store.get()
+    }
+
+    /// Nobody can publish or read meanwhile.
+    #[cfg(debug_assertions)]
+    pub(super) fn hold(&self, meanwhile: impl FnOnce()) {
+        let _held = lock(&self.snapshot);
+        meanwhile();
     }
 
     pub(super) fn adapter_is(&self, name: &AdapterName, platform: &str, heard: &Arc<AtomicU64>) {
@@ -237,7 +249,12 @@ impl Admin for Board {
         &self.hub
     }
 
-    fn command(&self, name: &str, _args: serde_json::Value) -> Result<serde_json::Value, String> {
+    fn command(&self, name: &str, args: serde_json::Value) -> Result<serde_json::Value, String> {
+        #[cfg(debug_assertions)]
+        if name == "fault" {
+            return self.fault(&args);
+        }
+        let _ = args;
         Err(format!("this gateway ({}) does not know the command `{name}`", env!("CARGO_PKG_VERSION")))
     }
 }

@@ -28,6 +28,9 @@ pub enum Message {
     Signal(Signal),
     /// The configuration was read again; the error is for the log.
     Reloaded(Box<Result<crate::config::Config, String>>),
+    /// A test wants to see what becomes of a control that is stuck.
+    #[cfg(debug_assertions)]
+    Suffer(super::fault::Suffering),
 }
 
 /// What a signal asks for.

@@ -4,6 +4,8 @@
 mod adapters;
 mod assemble;
 mod board;
+#[cfg(debug_assertions)]
+mod fault;
 mod ladder;
 pub mod lanes;
 mod links;
@@ -125,6 +127,8 @@ impl Control {
             }
             Message::Signal(signal) => self.signal(signal),
             Message::Reloaded(result) => self.reloaded(*result),
+            #[cfg(debug_assertions)]
+            Message::Suffer(suffering) => fault::suffer(suffering),
         }
         let took = started.elapsed();
         if took > limits::CONTROL_SLOW {
@@ -220,5 +224,7 @@ fn name_of(message: &Message) -> &'static str {
         Message::Signal(Signal::Dump) => "Dump",
         Message::Reloaded(_) => "Reloaded",
         Message::Core(Event::Reconfigured { .. }) => "Reconfigured",
+        #[cfg(debug_assertions)]
+        Message::Suffer(_) => "Suffer",
     }
 }

@@ -11,6 +11,7 @@ mod ending;
 mod environment;
 mod job;
 mod leftovers;
+mod other;
 mod output;
 mod reaper;
 mod run;
@@ -23,6 +24,7 @@ mod tree;
 
 pub use job::{JobId, JobInfo, JobState};
 pub use leftovers::instance_mark;
+pub use other::{Detached, Pinned, SignalError, become_program, carries_mark_of, command_line, descends_from};
 pub use output::LogPiece;
 pub use system::{ProcessId, hide_memory};
 pub use table::MARK_VARIABLE;

@@ -20,7 +20,7 @@ pub const ANSWER: Duration = Duration::from_secs(2);
 /// After SIGKILL the kernel needs no time of its own, but a process in an uninterruptible wait goes when that ends.
 const KILLED: Duration = Duration::from_secs(5);
 /// On top of the stop budget: the guardian enforces it, and then the process still has to go.
-const SLACK: Duration = Duration::from_secs(2);
+pub(super) const SLACK: Duration = Duration::from_secs(2);
 /// The stop budget of a gateway that did not say.
 const BUDGET: Duration = Duration::from_secs(25);
 

@@ -13,6 +13,7 @@ mod crash;
 mod fakes;
 mod instance;
 mod lifecycle;
+mod matrix;
 mod provider;
 mod resources;
 mod support;
