@@ -70,6 +70,11 @@ fn restart_by_chat(world: &mut World) {
     } else {
         world.telegram.user_says(ANA, "/restart");
     }
+    if world.fault == Fault::FullDisk {
+        // What cannot be written down is not done, lest it be done again: it is, when there is room.
+        world.gateway.wait_for_log("not accepted", SOON);
+        world.heal();
+    }
     born_after(world, pid, birth);
 }
 
@@ -127,8 +132,8 @@ fn birth(status: &Value) -> Instant {
 
 /// Waits for a later life of the same process.
 fn born_after(world: &World, pid: i32, old: Instant) {
-    // A slow disk delays the commit of the request.
-    let within = BUDGET + SLACK + Duration::from_secs(6);
+    // A disk that is slow or was full delays the commit of the request.
+    let within = BUDGET + SLACK + Duration::from_secs(25);
     let seen = poll::try_for(within, Duration::from_millis(50), || {
         let status = world.gateway.try_status()?;
         (status["state"] == "running" && status["pid"] == pid && birth(&status) > old + MOMENT).then_some(())
