@@ -24,6 +24,7 @@ use crate::service::notify::Notifier;
 use crate::store::{self, StoreHandle, StoreThread};
 use crate::thread::{CancelToken, Guardian, GuardianPlan, Handle, ThreadEnd, Threads, install_panic_hook, logging, wait_for_work};
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -96,7 +97,6 @@ pub fn run(config: Config, options: RunOptions) -> u8 {
 
 /// Before the log works there is only stderr.
 fn eprint_line(text: &str) {
-    use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
@@ -161,6 +161,7 @@ impl Parts {
             lanes: lanes.clone(),
             threads: threads.clone(),
             guardian: Arc::clone(&guardian),
+            console: options.console.is_some(),
             store: store.clone(),
             agent: Arc::new(agent),
             net,
@@ -209,7 +210,11 @@ impl Parts {
         let code = self.control.decide();
         self.notifier.stopping();
         let guardian = Arc::clone(&self.control.guardian);
-        self.control.leave(self.store_thread, self.others, self.admin);
+        let console = self.control.console;
+        let summary = self.control.leave(self.store_thread, self.others, self.admin);
+        if console {
+            let _ = writeln!(std::io::stdout(), "{summary}");
+        }
         if let Some(path) = self.pid_file {
             let _ = std::fs::remove_file(path);
         }
@@ -267,37 +272,28 @@ fn start_guardian(
 }
 
 /// An adapter that has no threads yet.
-pub(super) fn attach(
-    name: &str,
-    platform: &str,
-    streaming: bool,
-    adapter: Arc<dyn Adapter>,
-    board: &Board,
-    token: &CancelToken,
-) -> Attached {
+pub(super) fn attach(entry: &AdapterConfig, adapter: Arc<dyn Adapter>, board: &Board, token: &CancelToken) -> Attached {
     let heard = Arc::new(AtomicU64::new(0));
-    board.adapter_is(&name.to_owned(), platform, &heard);
+    board.adapter_is(&entry.name, &entry.platform, &heard);
     let (receipts, _) = crossbeam_channel::bounded(0);
-    let (mailbox, platform) = (Arc::new(Mailbox::default()), platform.to_owned());
-    Attached { adapter, platform, streaming, mailbox, generation: 0, token: token.child(), inlet_token: token.child(), receipts, heard }
-}
-
-fn build_adapters(config: &Config, board: &Arc<Board>, token: &CancelToken) -> Result<BTreeMap<String, Attached>, StartError> {
-    let mut adapters = BTreeMap::new();
-    let local: Arc<dyn Adapter> = Arc::new(local::Local::new(Arc::clone(board.hub())));
-    adapters.insert(local::NAME.to_owned(), attach(local::NAME, local::NAME, true, local, board, token));
-    for entry in config.adapters.iter().filter(|entry| entry.enabled) {
-        let adapter = table::build(entry).map_err(StartError::Config)?;
-        adapters.insert(entry.name.clone(), attach(&entry.name, &entry.platform, entry.streaming, Arc::from(adapter), board, token));
+    Attached {
+        adapter,
+        platform: entry.platform.clone(),
+        streaming: entry.streaming,
+        secret: entry.secrets.values().next().cloned(),
+        mailbox: Arc::new(Mailbox::default()),
+        generation: 0,
+        token: token.child(),
+        inlet_token: token.child(),
+        receipts,
+        heard,
     }
-    Ok(adapters)
 }
 
-/// What core must know of the configuration.
-pub(super) fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> Rules {
+/// The terminals' adapter is always there. Who can open the control socket is the owner of this process.
+fn local_config() -> AdapterConfig {
     let everybody = vec!["*".to_owned()];
-    // Who can open the control socket is the owner of this process.
-    let local = AdapterConfig {
+    AdapterConfig {
         name: local::NAME.to_owned(),
         platform: local::NAME.to_owned(),
         enabled: true,
@@ -308,7 +304,23 @@ pub(super) fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> R
         streaming: true,
         keys: BTreeMap::new(),
         secrets: BTreeMap::new(),
-    };
+    }
+}
+
+fn build_adapters(config: &Config, board: &Arc<Board>, token: &CancelToken) -> Result<BTreeMap<String, Attached>, StartError> {
+    let mut adapters = BTreeMap::new();
+    let local: Arc<dyn Adapter> = Arc::new(local::Local::new(Arc::clone(board.hub())));
+    adapters.insert(local::NAME.to_owned(), attach(&local_config(), local, board, token));
+    for entry in config.adapters.iter().filter(|entry| entry.enabled) {
+        let adapter = table::build(entry).map_err(StartError::Config)?;
+        adapters.insert(entry.name.clone(), attach(entry, Arc::from(adapter), board, token));
+    }
+    Ok(adapters)
+}
+
+/// What core must know of the configuration.
+pub(super) fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> Rules {
+    let local = local_config();
     let entries = config.adapters.iter().chain(std::iter::once(&local));
     let rule = |entry: &AdapterConfig| {
         let traits = adapters.get(&entry.name)?.adapter.traits();

@@ -25,8 +25,8 @@ const SLICE: Duration = Duration::from_millis(50);
 
 impl Control {
     /// Walks down the ladder. Nothing is started any more.
-    /// `admin` answers `status` until the last phase.
-    pub(super) fn leave(mut self, store_thread: StoreThread, others: Vec<Handle>, admin: Handle) {
+    /// `admin` answers `status` until the last phase. → one line that says how it went.
+    pub(super) fn leave(mut self, store_thread: StoreThread, others: Vec<Handle>, admin: Handle) -> String {
         let started = clock::now();
         let shutdown = self.config.shutdown.clone();
         // Whatever began this, a signal or a word in a chat: the budget is enforced. A bound that is set already stands.
@@ -77,7 +77,7 @@ impl Control {
         for fate in fates.iter_mut().filter(|fate| fate.last_activity.is_none() && fate.how != "by itself") {
             fate.last_activity = busy.iter().find(|(name, _)| *name == fate.name).map(|(_, text)| text.clone());
         }
-        report(&fates, &children, unanswered, undelivered, started);
+        report(&fates, &children, unanswered, undelivered, started)
     }
 
     /// Joins until the deadline; a request to hurry makes the deadline now.
@@ -111,14 +111,15 @@ impl Control {
     }
 }
 
-fn report(fates: &[Fate], children: &crate::process::EndReport, unanswered: usize, undelivered: usize, started: Instant) {
-    let mut text = format!(
-        "stopped in {:.1} s: {} threads ended, {} children ended by TERM, {} by KILL, {unanswered} messages unanswered, {undelivered} unsent",
-        started.elapsed().as_secs_f64(),
-        fates.iter().filter(|fate| fate.how != "abandoned").count(),
-        children.term,
-        children.kill,
+fn report(fates: &[Fate], children: &crate::process::EndReport, unanswered: usize, undelivered: usize, started: Instant) -> String {
+    let ended = fates.iter().filter(|fate| fate.how != "abandoned").count();
+    let took_ms = started.elapsed().as_millis();
+    let took = if took_ms < 1000 { format!("{took_ms} ms") } else { format!("{:.1} s", started.elapsed().as_secs_f64()) };
+    let summary = format!(
+        "stopped in {took}: {ended} threads ended, {} children ended by TERM, {} by KILL, {unanswered} messages unanswered, {undelivered} unsent",
+        children.term, children.kill
     );
+    let mut text = summary.clone();
     for fate in fates {
         let _ = write!(text, "\n{:<28} {:<10} {:>6.2} s", fate.name, fate.how, fate.after.as_secs_f64());
         if let Some(activity) = &fate.last_activity {
@@ -129,4 +130,5 @@ fn report(fates: &[Fate], children: &crate::process::EndReport, unanswered: usiz
         let _ = write!(text, "\n{} child processes could not be ended", children.left);
     }
     log::info!(target: "control", "{text}");
+    summary
 }

@@ -37,6 +37,8 @@ struct Attached {
     adapter: Arc<dyn crate::adapter::Adapter>,
     platform: String,
     streaming: bool,
+    /// What identifies the account: used by one gateway of the machine.
+    secret: Option<crate::config::Secret>,
     mailbox: Arc<Mailbox>,
     generation: u64,
     /// Of the current generation: the sender's, and the parent of the inlet's.
@@ -59,6 +61,8 @@ pub struct Control {
     lanes: Lanes,
     threads: Threads,
     guardian: Arc<Guardian>,
+    /// For a person at the terminal who sees no log.
+    console: bool,
     store: StoreHandle,
     agent: Arc<Agent>,
     net: NetOptions,

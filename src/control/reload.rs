@@ -88,10 +88,11 @@ impl Control {
             match self.adapters.get_mut(&entry.name) {
                 Some(known) => {
                     (known.adapter, known.streaming) = (adapter, entry.streaming);
+                    known.secret = entry.secrets.values().next().cloned();
                     entry.platform.clone_into(&mut known.platform);
                 }
                 None => {
-                    let attached = assemble::attach(&entry.name, &entry.platform, entry.streaming, adapter, &self.board, &self.token);
+                    let attached = assemble::attach(&entry, adapter, &self.board, &self.token);
                     self.adapters.insert(entry.name.clone(), attached);
                 }
             }

@@ -85,7 +85,9 @@ impl Net {
     fn comes_back(self, broken: Duration, spoil: impl FnOnce(&Self)) {
         self.model.rule("after", [model::text("found again")]);
         spoil(&self);
-        crate::support::poll::never(broken, "the gateway ends", || !std::path::Path::new(&format!("/proc/{}", self.gateway.pid())).exists());
+        crate::support::poll::never(broken, "the gateway ends", || {
+            !std::path::Path::new(&format!("/proc/{}", self.gateway.pid())).exists()
+        });
         self.heal();
         self.telegram.user_says(ANA, "after");
         self.telegram.wait_text_within(Duration::from_secs(60), ANA, "found again");
