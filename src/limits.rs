@@ -76,6 +76,8 @@ pub const STORE_FREE_PAGES_MAX: u64 = 512;
 
 /// One event must be handled within this; it takes microseconds when all is well.
 pub const CONTROL_EVENT: Duration = Duration::from_secs(10);
+/// `status` calls a gateway unresponsive when an event has taken this long.
+pub const CONTROL_UNRESPONSIVE: Duration = Duration::from_secs(2);
 /// An event that took longer is logged: control should never be that slow.
 pub const CONTROL_SLOW: Duration = Duration::from_millis(50);
 /// Receipts that one adapter has not fetched yet; an adapter waits for those of a batch before it asks for the next.

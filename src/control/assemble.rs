@@ -13,7 +13,7 @@ use crate::config::{AdapterConfig, Busy, Config, Places};
 use crate::core::event::Event;
 use crate::core::record::{Op, Outcome};
 use crate::core::types::ChatRef;
-use crate::core::{AdapterRules, BusyMode, Core, Rules};
+use crate::core::{AdapterRules, BusyMode, Core, EXIT_RESTART, Rules};
 use crate::limits;
 use crate::net::NetOptions;
 use crate::process::{Children, instance_mark};
@@ -107,6 +107,7 @@ struct Parts {
     store_thread: StoreThread,
     /// Threads that are neither adapters' nor turns'.
     others: Vec<Handle>,
+    admin: Handle,
     pid_file: Option<PathBuf>,
     profile: String,
     lock: Lock,
@@ -180,7 +181,9 @@ impl Parts {
         };
         // The signal thread has nobody to wait for and is not joined; it ends with the process.
         drop(signal_thread);
-        let mut others = vec![serve_admin(&board, &options.lock, threads, &token)?];
+        // Its token is not a child of the others': it goes last.
+        let admin = serve_admin(&board, &options.lock, threads, &CancelToken::new())?;
+        let mut others = Vec::new();
         if let Some(console) = options.console {
             others.push(start_console(console, threads, &board, &token, &lanes)?);
         }
@@ -190,35 +193,35 @@ impl Parts {
                 .map_err(|error| StartError::Failed(format!("cannot write the pid file {}: {error}", path.display())))?;
         }
         let (pid_file, profile) = (options.pid_file, options.profile);
-        Ok(Self { control, notifier, store_thread, others, pid_file, profile, lock: options.lock })
+        Ok(Self { control, notifier, store_thread, others, admin, pid_file, profile, lock: options.lock })
     }
 
     fn run(mut self) -> u8 {
         let budget = self.control.stop_budget;
         log::info!(
             target: "control",
-            "hermes-gateway {}, pid {}, profile {}, stop budget {} s",
+            "hermes-gateway {}, pid {}, profile {}, stop budget {:.1} s",
             env!("CARGO_PKG_VERSION"),
             std::process::id(),
             self.profile,
-            budget.as_secs()
+            budget.as_secs_f64()
         );
         self.notifier.ready("running");
         let code = self.control.decide();
         self.notifier.stopping();
         let guardian = Arc::clone(&self.control.guardian);
         let console = self.control.console;
-        let summary = self.control.leave(self.store_thread, self.others);
+        let summary = self.control.leave(self.store_thread, self.others, self.admin);
         if console {
             let _ = writeln!(std::io::stdout(), "{summary}");
         }
-        guardian.finished();
         if let Some(path) = self.pid_file {
             let _ = std::fs::remove_file(path);
         }
         // Not dropped: the lock is released by the end of this process, not before.
         std::mem::forget(self.lock);
-        code
+        // A stop that came in the middle of a restart is a stop.
+        if code == EXIT_RESTART && guardian.is_stop_asked() { 0 } else { code }
     }
 }
 
@@ -352,7 +355,7 @@ pub(super) fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> R
 
 fn serve_admin(board: &Arc<Board>, lock: &Lock, threads: &Threads, token: &CancelToken) -> Result<Handle, StartError> {
     let admin: Arc<dyn Admin> = Arc::clone(board) as Arc<dyn Admin>;
-    admin::serve(admin, lock, threads, &token.child()).map_err(|error| StartError::Failed(error.to_string()))
+    admin::serve(admin, lock, threads, token).map_err(|error| StartError::Failed(error.to_string()))
 }
 
 fn start_console(

@@ -6,6 +6,7 @@
 use super::Control;
 use super::lanes::{Message, Signal};
 use crate::clock::{self, Deadline};
+use crate::limits;
 use crate::store::StoreThread;
 use crate::thread::{Handle, Join, ThreadEnd};
 use std::fmt::Write as _;
@@ -24,10 +25,14 @@ const SLICE: Duration = Duration::from_millis(50);
 
 impl Control {
     /// Walks down the ladder. Nothing is started any more.
-    /// → one line that says how it went.
-    pub(super) fn leave(mut self, store_thread: StoreThread, others: Vec<Handle>) -> String {
+    /// `admin` answers `status` until the last phase. → one line that says how it went.
+    pub(super) fn leave(mut self, store_thread: StoreThread, others: Vec<Handle>, admin: Handle) -> String {
         let started = clock::now();
         let shutdown = self.config.shutdown.clone();
+        // Whatever began this, a signal or a word in a chat: the budget is enforced. A bound that is set already stands.
+        self.guardian.stop_within(shutdown.ask + shutdown.cut + shutdown.close + limits::GUARDIAN_SLACK);
+        self.guardian.finished();
+        self.board.publish(&self.core);
         let _busy = crate::thread::wait_for_work(format_args!("stopping"));
         let mut waiting: Vec<Handle> = std::mem::take(&mut self.adapter_threads);
         waiting.extend(std::mem::take(&mut self.turns).into_values().map(|turn| turn.handle));
@@ -56,7 +61,11 @@ impl Control {
         // Close: the store takes what is queued and goes.
         let undelivered = self.core.undelivered();
         let unanswered = self.core.waiting() + self.core.running().count();
-        let closed = store_thread.close(Deadline::after(shutdown.close));
+        let close = Deadline::after(shutdown.close);
+        admin.token.cancel();
+        let closed = store_thread.close(close);
+        waiting = vec![admin];
+        self.join_all(&mut waiting, close, started, "by itself", &mut fates);
         if !closed {
             fates.push(Fate {
                 name: "store".to_owned(),
@@ -91,7 +100,7 @@ impl Control {
     fn look_for_hurry(&mut self, deadline: &mut Deadline) {
         while !self.inbox.is_empty() {
             match self.inbox.next(clock::now()) {
-                Some(Message::Signal(Signal::Stop | Signal::Hurry)) => {
+                Some(Message::Signal(Signal::Hurry)) => {
                     self.hurry = true;
                     *deadline = Deadline::after(Duration::ZERO);
                 }

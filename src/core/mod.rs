@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use types::{AdapterName, ApprovalId, ChatRef, Inbound, InboxId, OutboxId, Receipt, TurnId};
 
 pub use adapters::Adapter;
-pub use lifecycle::Phase;
+pub use lifecycle::{EXIT_RESTART, Phase};
 pub use sessions::{Session, Turn};
 
 /// What a message that arrives while its session is busy does.
