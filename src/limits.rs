@@ -162,8 +162,6 @@ pub const CA_FILE_BYTES_MAX: usize = 4 * MIB;
 /// Longest wait that a server's Retry-After is believed.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Between two looks whether another gateway has let go of a credential.
-pub const CREDENTIAL_RETRY: Duration = Duration::from_secs(10);
 /// Longest wait between two attempts to connect, also when the platform asks for more.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(600);
 /// One attempt to deliver one part of a message.

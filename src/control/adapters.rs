@@ -4,14 +4,11 @@ use super::links::{AdapterLink, SenderReport, SharedLink};
 use super::{Attached, Control};
 use crate::adapter::sender::SendingThread;
 use crate::adapter::{Link, runner};
-use crate::config::Secret;
 use crate::core::event::{AdapterEvent, Delivered, Event};
 use crate::core::types::AdapterName;
 use crate::limits;
-use crate::service::credential::{self, Held};
-use crate::thread::{CancelToken, Cancelled, ThreadEnd, wait_for_work};
+use crate::thread::ThreadEnd;
 use crossbeam_channel::bounded;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -90,7 +87,6 @@ impl Control {
             events: Box::new(SharedLink(Arc::clone(link))),
         };
         let (panicked, own) = (Arc::clone(link), Arc::clone(link));
-        let (platform, secret, state_dir) = (known.platform.clone(), known.secret.clone(), self.config.state_dir.clone());
         let handle = self.threads.spawn(
             &format!("adapter/{name}"),
             link.generation,
@@ -100,11 +96,7 @@ impl Control {
                     panicked.tell(AdapterEvent::Ended { cause: format!("panicked: {cause}") });
                 }
             },
-            move |token| {
-                // Kept for as long as this thread receives.
-                let Ok(_held) = secret.map(|secret| hold_credential(&platform, &secret, &state_dir, &own, token)).transpose() else {
-                    return;
-                };
+            move |_| {
                 if let Some(fatal) = runner::receive(adapter.as_ref(), &full_link, &|| own.was_connected()) {
                     own.tell(AdapterEvent::Failed { cause: fatal.cause, remedy: fatal.remedy });
                 }
@@ -112,23 +104,6 @@ impl Control {
         )?;
         self.adapter_threads.push(handle);
         Ok(())
-    }
-}
-
-/// Waits until no other gateway of this machine uses the credential: two would take each other's messages away.
-fn hold_credential(platform: &str, secret: &Secret, state_dir: &Path, link: &AdapterLink, token: &CancelToken) -> Result<Held, Cancelled> {
-    let mut attempt = 0;
-    loop {
-        token.check()?;
-        let conflict = match credential::acquire(platform, secret, state_dir) {
-            Ok(held) => return Ok(held),
-            Err(conflict) => conflict,
-        };
-        attempt += 1;
-        let next_ms = u64::try_from(limits::CREDENTIAL_RETRY.as_millis()).unwrap_or(u64::MAX);
-        link.tell(AdapterEvent::Retrying { cause: conflict.to_string(), attempt, next_ms });
-        let _waiting = wait_for_work(format_args!("waiting for the credential"));
-        token.sleep(limits::CREDENTIAL_RETRY)?;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Builds the process from its configuration, lets control decide, and takes it apart again.
 
 use super::board::Board;
+use super::exclusive::exclusive;
 use super::lanes::{self, Lanes, Message, Signal};
 use super::{Attached, Control, signals};
 use crate::adapter::local;
@@ -280,7 +281,6 @@ pub(super) fn attach(entry: &AdapterConfig, adapter: Arc<dyn Adapter>, board: &B
         adapter,
         platform: entry.platform.clone(),
         streaming: entry.streaming,
-        secret: entry.secrets.values().next().cloned(),
         mailbox: Arc::new(Mailbox::default()),
         generation: 0,
         token: token.child(),
@@ -313,7 +313,8 @@ fn build_adapters(config: &Config, board: &Arc<Board>, token: &CancelToken) -> R
     adapters.insert(local::NAME.to_owned(), attach(&local_config(), local, board, token));
     for entry in config.adapters.iter().filter(|entry| entry.enabled) {
         let adapter = table::build(entry).map_err(StartError::Config)?;
-        adapters.insert(entry.name.clone(), attach(entry, Arc::from(adapter), board, token));
+        let adapter = exclusive(Arc::from(adapter), entry, &config.state_dir);
+        adapters.insert(entry.name.clone(), attach(entry, adapter, board, token));
     }
     Ok(adapters)
 }

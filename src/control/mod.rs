@@ -4,6 +4,7 @@
 mod adapters;
 mod assemble;
 mod board;
+mod exclusive;
 #[cfg(debug_assertions)]
 mod fault;
 mod ladder;
@@ -37,8 +38,6 @@ struct Attached {
     adapter: Arc<dyn crate::adapter::Adapter>,
     platform: String,
     streaming: bool,
-    /// What identifies the account: used by one gateway of the machine.
-    secret: Option<crate::config::Secret>,
     mailbox: Arc<Mailbox>,
     generation: u64,
     /// Of the current generation: the sender's, and the parent of the inlet's.

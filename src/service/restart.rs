@@ -9,7 +9,7 @@ use super::client::ClientError;
 use super::lock::{HolderInfo, Lock, LockError};
 use super::report::GatewayState;
 use super::systemd::{self, Commands, Manager, Owner, Refused};
-use super::takeover::{ANSWER, Instance, SLACK, Step, why_still_there};
+use super::takeover::{ANSWER, Instance, SLACK, Step, WHILE_STOPPED, why_still_there};
 use super::unit::{self, Scope};
 use crate::clock::{self, Deadline};
 use crate::limits;
@@ -22,8 +22,6 @@ use std::time::{Duration, Instant};
 
 /// What SIGUSR1 may take when the control socket did not answer: enough for an idle gateway.
 const AFTER_USR1: Duration = Duration::from_secs(5);
-/// A stopped process does not act on signals; one that is just being continued does.
-const WHILE_STOPPED: Duration = Duration::from_secs(1);
 /// After SIGKILL the kernel needs no time of its own, but a process in an uninterruptible wait goes when that ends.
 const AFTER_KILL: Duration = Duration::from_secs(5);
 /// From the release of the lock until the process has become the next one, or is dead.
