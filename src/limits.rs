@@ -76,6 +76,8 @@ pub const STORE_FREE_PAGES_MAX: u64 = 512;
 
 /// One event must be handled within this; it takes microseconds when all is well.
 pub const CONTROL_EVENT: Duration = Duration::from_secs(10);
+/// `status` calls a gateway unresponsive when an event has taken this long.
+pub const CONTROL_UNRESPONSIVE: Duration = Duration::from_secs(2);
 /// An event that took longer is logged: control should never be that slow.
 pub const CONTROL_SLOW: Duration = Duration::from_millis(50);
 /// Receipts that one adapter has not fetched yet; an adapter waits for those of a batch before it asks for the next.
@@ -201,8 +203,8 @@ pub const PROVIDER_REST_MAX: Duration = Duration::from_secs(600);
 
 /// Beyond the time for which Telegram holds a poll open: its own delay and the network's.
 pub const TELEGRAM_POLL_MARGIN: Duration = Duration::from_secs(10);
-/// Any other call; they are answered within a second when all is well.
-pub const TELEGRAM_CALL: Duration = Duration::from_secs(20);
+/// Any other call; they are answered within a second when all is well. Somebody waits for a message that may be lost.
+pub const TELEGRAM_CALL: Duration = Duration::from_secs(12);
 /// Longest silence within an answer or a file.
 pub const TELEGRAM_SILENCE: Duration = Duration::from_secs(10);
 /// Fetching the files of one message. Polling waits for it, so it is short; 20 MB need 2.7 Mbit/s.

@@ -113,6 +113,9 @@ impl Board {
 
     /// Asks control and waits for its answer.
     fn ask(&self, event: impl FnOnce(RequestId) -> Event) -> Result<String, String> {
+        if matches!(lock(&self.snapshot).phase, Phase::Leaving { .. }) {
+            return Err("the gateway is stopping; try again when it is back".to_owned());
+        }
         let request = self.next_request.fetch_add(1, Ordering::SeqCst);
         let (sender, answer) = bounded(1);
         lock(&self.requests).insert(request, sender);
@@ -133,8 +136,10 @@ impl Board {
             for_ms: now_ms.saturating_sub(*since_ms),
             activity: activity(&format!("turn/{id}")).map_or_else(|| "ending".to_owned(), |activity| activity.text),
         });
+        // Waiting for events has no deadline; handling one has.
+        let unresponsive_ms = u64::try_from(limits::CONTROL_UNRESPONSIVE.as_millis()).unwrap_or(u64::MAX);
         let unresponsive = activity("control")
-            .filter(|control| control.overdue_ms(now_ms).is_some())
+            .filter(|control| control.due_ms.is_some() && now_ms.saturating_sub(control.since_ms) >= unresponsive_ms)
             .map(|control| format!("stuck {} s in \"{}\"", now_ms.saturating_sub(control.since_ms) / 1000, control.text));
         let store = self.store.get().map(StoreHandle::health);
         StatusReport {
@@ -213,6 +218,7 @@ impl Admin for Board {
     }
 
     fn stop(&self) -> Result<(), String> {
+        self.guardian.stop_is_asked();
         self.guardian.stop_within(self.stop_budget + limits::GUARDIAN_SLACK);
         self.lanes.urgent(Message::Signal(Signal::Stop));
         Ok(())

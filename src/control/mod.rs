@@ -60,6 +60,8 @@ pub struct Control {
     lanes: Lanes,
     threads: Threads,
     guardian: Arc<Guardian>,
+    /// For a person at the terminal who sees no log.
+    console: bool,
     store: StoreHandle,
     agent: Arc<Agent>,
     net: NetOptions,

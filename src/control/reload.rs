@@ -92,7 +92,7 @@ impl Control {
                     entry.platform.clone_into(&mut known.platform);
                 }
                 None => {
-                    let attached = assemble::attach(&entry.name, &entry.platform, entry.streaming, adapter, &self.board, &self.token);
+                    let attached = assemble::attach(&entry, adapter, &self.board, &self.token);
                     self.adapters.insert(entry.name.clone(), attached);
                 }
             }

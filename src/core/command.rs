@@ -93,6 +93,12 @@ impl Command {
         matches!(self, Self::Restart)
     }
 
+    /// Commands that change the transcript: a message that comes after them must see what they did.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        matches!(self, Self::New | Self::Undo | Self::Retry)
+    }
+
     /// The text of /help.
     #[must_use]
     pub fn help() -> String {

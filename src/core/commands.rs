@@ -19,7 +19,7 @@ impl Core {
             Command::Stop => self.stop_command(&row),
             Command::New => {
                 if let Some(turn) = self.turn_of(&session) {
-                    self.cancel_turn(turn, "stopped", "(The user stopped this turn and began a new conversation.)");
+                    self.cancel_turn(turn, "stopped", "[This turn was stopped by the user.]");
                 }
                 self.drop_waiting(&session);
                 self.approved_sessions.remove(&session);
@@ -33,6 +33,7 @@ impl Core {
             // Turned into a waiting message before it gets here.
             Command::Queue(QueueCommand::Add(_)) => {}
             Command::Retry | Command::Undo if self.turn_of(&session).is_some() => {
+                self.unhold(&session);
                 self.reply(&row, "I am still working on a message. /stop first.");
             }
             Command::Retry | Command::Undo => {
@@ -80,7 +81,7 @@ impl Core {
         let turn = self.turn_of(session);
         let dropped = self.drop_waiting(session);
         if let Some(turn) = turn {
-            self.cancel_turn(turn, "stopped", "(The user stopped this turn.)");
+            self.cancel_turn(turn, "stopped", "[This turn was stopped by the user.]");
         }
         (turn.is_some(), dropped)
     }
@@ -140,6 +141,7 @@ impl Core {
     }
 
     pub(super) fn undone(&mut self, mut asked: WaitingRow, retry: bool, result: Result<Outcome, StoreFault>) {
+        self.unhold(&asked.inbound.chat.session());
         match result {
             Ok(Outcome::Undone(Some(text))) if retry => {
                 // The row now carries the text; it waits like any other message.
@@ -147,6 +149,10 @@ impl Core {
                 asked.inbound.text = text;
                 asked.inbound.private = true; // The name is in the text already.
                 self.wait_in_queue(&session, asked, true);
+                // Before what came after the command.
+                if let Some(known) = self.sessions.get_mut(&session) {
+                    known.queue.rotate_right(1);
+                }
             }
             Ok(Outcome::Undone(Some(text))) => {
                 let line: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
@@ -171,6 +177,7 @@ impl Core {
     }
 
     pub(super) fn new_session(&mut self, asked: WaitingRow, result: Result<Outcome, StoreFault>) {
+        self.unhold(&asked.inbound.chat.session());
         let text = if result.is_ok() { "A new conversation begins." } else { "That did not work: the store takes nothing at the moment." };
         self.reply(&asked, text);
     }

@@ -117,16 +117,12 @@ impl Core {
                     Op::MarkRetry { outbox, not_before_ms: self.now.wall_ms, error: "the chat has another id".to_owned() },
                     Pending::Attempt,
                 );
-                self.adapter_moved(adapter, &old, &new);
+                delivery_to(&mut self.deliveries, outbox, &new);
+                // Again even if the move is known: this row was written to the old id after it.
+                self.store(Op::MoveChat { adapter: adapter.clone(), old: old.clone(), new: new.clone() }, Pending::Note);
+                self.chat_moved(adapter, &old, &new);
             }
             Delivered::Untried => delivery.due_ms = self.now.mono_ms + 1000,
-        }
-    }
-
-    fn adapter_moved(&mut self, adapter: &AdapterName, old: &str, new: &str) {
-        if let Some(generation) = self.adapters.get(adapter).map(|known| known.generation) {
-            let what = super::event::AdapterEvent::Moved { old: old.to_owned(), new: new.to_owned() };
-            self.adapter_event(adapter, generation, what);
         }
     }
 
@@ -198,5 +194,11 @@ impl Core {
         if let Some(request) = request {
             self.effects.push(Effect::Respond { request, result });
         }
+    }
+}
+
+fn delivery_to(deliveries: &mut BTreeMap<OutboxId, Delivery>, outbox: OutboxId, chat: &str) {
+    if let Some(delivery) = deliveries.get_mut(&outbox) {
+        chat.clone_into(&mut delivery.chat.chat);
     }
 }

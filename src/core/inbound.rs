@@ -78,6 +78,9 @@ impl Core {
         if command == Some(Command::Stop) {
             self.impatient.push((self.now.mono_ms + limits::STOP_PATIENCE_MS, session.clone()));
         }
+        if command.as_ref().is_some_and(Command::holds) {
+            *self.held.entry(session.clone()).or_default() += 1;
+        }
         let begin = (command.is_none() && self.may_begin(&session)).then(|| self.new_turn(&session, &inbound));
         let begins = begin.as_ref().map(|start| start.turn);
         if let Some(turn) = begins {
@@ -96,6 +99,7 @@ impl Core {
             Ok(_) => None,
             Err(_) => {
                 self.unclaim(begins);
+                self.unhold_for(&inbound);
                 self.log(
                     Level::Error,
                     "store",
@@ -116,12 +120,20 @@ impl Core {
         }
         let Some(inbox) = inbox else {
             self.unclaim(begins);
+            self.unhold_for(&inbound);
             self.impatient.retain(|(_, waiting)| *waiting != session || Command::parse(&inbound.text) != Some(Command::Stop));
             return;
         };
         match begins {
             Some(turn) => self.start_turn(turn, false),
             None => self.enqueue_waiting(WaitingRow { inbox, inbound }),
+        }
+    }
+
+    /// The command that held its session is not executed.
+    fn unhold_for(&mut self, inbound: &Inbound) {
+        if Command::parse(&inbound.text).is_some_and(|command| command.holds()) {
+            self.unhold(&inbound.chat.session());
         }
     }
 

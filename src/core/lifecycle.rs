@@ -92,7 +92,7 @@ impl Core {
             self.finish(TurnFinish {
                 turn: row.turn,
                 state: TurnState::Interrupted,
-                messages: vec![Message::text(Role::User, "(The gateway was interrupted twice during this turn and gave it up.)")],
+                messages: vec![Message::text(Role::Assistant, "[This turn was interrupted twice by the end of the gateway and given up.]")],
                 replies: vec![Outbound { replaces: row.preview, ..reply }],
                 usage: Usage::default(),
                 ended_ms: self.now.wall_ms,

@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use types::{AdapterName, ApprovalId, ChatRef, Inbound, InboxId, OutboxId, Receipt, TurnId};
 
 pub use adapters::Adapter;
-pub use lifecycle::Phase;
+pub use lifecycle::{EXIT_RESTART, Phase};
 pub use sessions::{Session, Turn};
 
 /// What a message that arrives while its session is busy does.
@@ -182,6 +182,8 @@ pub struct Core {
     refused: VecDeque<(u64, Op, Pending)>,
     /// /stop commands whose row is not committed yet: they act at the latest when this is due.
     impatient: Vec<(u64, String)>,
+    /// Sessions whose transcript a command is about to change, and how many: what arrives meanwhile waits for it.
+    held: BTreeMap<String, u32>,
     /// Chats whose platform gave them another id: adapter, old, new.
     moved: Vec<(AdapterName, String, String)>,
     /// When a session was last told of a stop or restart, by the wall clock.
@@ -211,6 +213,7 @@ impl Core {
             unfinished: BTreeMap::new(),
             refused: VecDeque::new(),
             impatient: Vec::new(),
+            held: BTreeMap::new(),
             moved: Vec::new(),
             announced: BTreeMap::new(),
             strangers: HashSet::new(),

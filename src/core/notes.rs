@@ -87,6 +87,9 @@ impl Core {
         if known {
             return;
         }
+        for turn in self.turns.values_mut().filter(|turn| turn.chat.adapter == *name && turn.chat.chat == old) {
+            new.clone_into(&mut turn.chat.chat);
+        }
         for delivery in self.deliveries.values_mut().filter(|delivery| delivery.chat.adapter == *name && delivery.chat.chat == old) {
             new.clone_into(&mut delivery.chat.chat);
         }

@@ -100,6 +100,6 @@ fn a_name_server_that_never_answers() {
 }
 
 #[test]
-fn a_full_disk() {
-    crate::support::namespace::within("matrix::a_full_disk", &["umount"], || row(Fault::FullDisk));
+fn a74_a_full_disk() {
+    crate::support::namespace::within("matrix::a74_a_full_disk", &["umount"], || row(Fault::FullDisk));
 }

@@ -13,6 +13,7 @@ use crate::support::telegram::{ANA, Telegram};
 use nix::sys::signal::Signal;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -51,7 +52,8 @@ pub struct World {
     pub mark: String,
     proxy: Option<Proxy>,
     peer: Option<Peer>,
-    /// What only has to be there.
+    /// What only has to be there; the mount goes after the gateway.
+    _disk: Option<SmallDisk>,
     _listener: Option<TcpListener>,
     _backlog: Option<FullBacklog>,
 }
@@ -82,7 +84,8 @@ impl World {
             (_, Some(backlog)) => second_bot(setup, &backlog.url()),
             _ => setup,
         };
-        let platform = |setup: Setup| setup.set("adapters.fault", "platform", "\"fault\"").set("adapters.fault", "allowed_users", "[\"*\"]");
+        let platform =
+            |setup: Setup| setup.set("adapters.fault", "platform", "\"fault\"").set("adapters.fault", "allowed_users", "[\"*\"]");
         setup = match fault {
             Fault::DeafReceiver => platform(setup).set("adapters.fault", "receive", "\"ignore_token\""),
             Fault::DeafSender => platform(setup).set("adapters.fault", "send", "\"ignore_token\""),
@@ -93,21 +96,9 @@ impl World {
         if super::action::supervised(action) {
             setup = setup.env("INVOCATION_ID", "0123456789abcdef0123456789abcdef");
         }
-        if fault == Fault::FullDisk {
-            administer(&format!("mount -t tmpfs -o size=6m,mode=0700 tmpfs {}", setup.state_dir().display()));
-        }
+        let disk = (fault == Fault::FullDisk).then(|| SmallDisk::mount(&setup.state_dir()));
         let gateway = setup.start();
-        let world = Self {
-            fault,
-            gateway,
-            telegram,
-            model,
-            mark,
-            proxy,
-            peer,
-            _listener: listener,
-            _backlog: backlog,
-        };
+        let world = Self { fault, gateway, telegram, model, mark, proxy, peer, _disk: disk, _listener: listener, _backlog: backlog };
         world.begin();
         world.spoil();
         world
@@ -165,12 +156,7 @@ impl World {
                 });
             }
             Fault::SlowDisk => drop(self.gateway.fault("slow_store", STALL).expect("accepted")),
-            Fault::None
-            | Fault::DeafChild
-            | Fault::DetachedChild
-            | Fault::ChattyChild
-            | Fault::BlockedStderr
-            | Fault::FullDisk => {}
+            Fault::None | Fault::DeafChild | Fault::DetachedChild | Fault::ChattyChild | Fault::BlockedStderr | Fault::FullDisk => {}
         }
     }
 
@@ -192,7 +178,9 @@ impl World {
                 self.telegram.server.cut_all();
             }
             Fault::StoppedPeer => self.peer.as_ref().expect("there is a peer").signal(Signal::SIGCONT),
-            Fault::FullDisk => std::fs::remove_file(self.gateway.setup.state_dir().join("filling")).expect("what fills the disk"),
+            Fault::FullDisk => {
+                let _ = std::fs::remove_file(self.gateway.setup.state_dir().join("filling"));
+            }
             _ => {}
         }
     }
@@ -208,7 +196,9 @@ impl World {
         } else {
             self.gateway.cli(&["stop"]).expect(0);
         }
-        poll::eventually(SOON, "it has gone", || crate::support::process::of_scratch(self.gateway.setup.scratch()).is_empty().then_some(()));
+        poll::eventually(SOON, "it has gone", || {
+            crate::support::process::of_scratch(self.gateway.setup.scratch()).is_empty().then_some(())
+        });
         self.gateway.assert_nothing_left();
         assert_eq!(self.telegram.lock().count(ANA, "the pending answer"), 1, "answered once: {:?}", self.telegram.texts(ANA));
     }
@@ -235,11 +225,21 @@ impl World {
     }
 }
 
-impl Drop for World {
+/// A file system that is soon full.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(place: &Path) -> Self {
+        administer(&format!("mount -t tmpfs -o size=6m,mode=0700 tmpfs {}", place.display()));
+        Self(place.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
     fn drop(&mut self) {
-        if self.fault == Fault::FullDisk {
-            try_to_administer(&format!("umount -l {}", self.gateway.setup.state_dir().display()));
-        }
+        try_to_administer(&format!("umount -l {}", self.0.display()));
+        // The scratch directory could not be removed while it was in use.
+        let _ = self.0.parent().map(std::fs::remove_dir_all);
     }
 }
 
