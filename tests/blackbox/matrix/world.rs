@@ -82,7 +82,8 @@ impl World {
             (_, Some(backlog)) => second_bot(setup, &backlog.url()),
             _ => setup,
         };
-        let platform = |setup: Setup| setup.set("adapters.fault", "platform", "\"fault\"").set("adapters.fault", "allowed_users", "[\"*\"]");
+        let platform =
+            |setup: Setup| setup.set("adapters.fault", "platform", "\"fault\"").set("adapters.fault", "allowed_users", "[\"*\"]");
         setup = match fault {
             Fault::DeafReceiver => platform(setup).set("adapters.fault", "receive", "\"ignore_token\""),
             Fault::DeafSender => platform(setup).set("adapters.fault", "send", "\"ignore_token\""),
@@ -97,17 +98,7 @@ impl World {
             administer(&format!("mount -t tmpfs -o size=6m,mode=0700 tmpfs {}", setup.state_dir().display()));
         }
         let gateway = setup.start();
-        let world = Self {
-            fault,
-            gateway,
-            telegram,
-            model,
-            mark,
-            proxy,
-            peer,
-            _listener: listener,
-            _backlog: backlog,
-        };
+        let world = Self { fault, gateway, telegram, model, mark, proxy, peer, _listener: listener, _backlog: backlog };
         world.begin();
         world.spoil();
         world
@@ -165,12 +156,7 @@ impl World {
                 });
             }
             Fault::SlowDisk => drop(self.gateway.fault("slow_store", STALL).expect("accepted")),
-            Fault::None
-            | Fault::DeafChild
-            | Fault::DetachedChild
-            | Fault::ChattyChild
-            | Fault::BlockedStderr
-            | Fault::FullDisk => {}
+            Fault::None | Fault::DeafChild | Fault::DetachedChild | Fault::ChattyChild | Fault::BlockedStderr | Fault::FullDisk => {}
         }
     }
 
@@ -208,7 +194,9 @@ impl World {
         } else {
             self.gateway.cli(&["stop"]).expect(0);
         }
-        poll::eventually(SOON, "it has gone", || crate::support::process::of_scratch(self.gateway.setup.scratch()).is_empty().then_some(()));
+        poll::eventually(SOON, "it has gone", || {
+            crate::support::process::of_scratch(self.gateway.setup.scratch()).is_empty().then_some(())
+        });
         self.gateway.assert_nothing_left();
         assert_eq!(self.telegram.lock().count(ANA, "the pending answer"), 1, "answered once: {:?}", self.telegram.texts(ANA));
     }
