@@ -67,7 +67,9 @@ pub(super) fn restart(context: &Context<'_>, force: bool, timeout: Option<Durati
 fn from_inside(instance: &Instance) -> u8 {
     match instance.ask(&Request::Restart, Deadline::after(ANSWER)) {
         Ok(_) => {
-            print("This command runs inside the gateway, so it only asks it to restart. The gateway does so now; it ends this command with it.\n");
+            print(
+                "This command runs inside the gateway, so it only asks it to restart. The gateway does so now; it ends this command with it.\n",
+            );
             code::OK
         }
         Err(error) => {

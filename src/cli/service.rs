@@ -115,7 +115,10 @@ impl Desk<'_> {
         let start = self.stranger(&service)?;
         service.install(&spec, start.is_none(), &mut |difference| approve(difference, arguments.yes), &mut tell)?;
         if let Some(other) = start {
-            tell("service", &format!("not started: {other} runs outside of it\nwhat to do: hermes-gateway stop && hermes-gateway service start"));
+            tell(
+                "service",
+                &format!("not started: {other} runs outside of it\nwhat to do: hermes-gateway stop && hermes-gateway service start"),
+            );
         }
         Ok(code::OK)
     }
@@ -171,7 +174,8 @@ pub(super) fn unit_spec(
         Scope::User => PathBuf::new(),
     };
     // systemd knows the system's place by itself; a user's is written down, whatever the session's variables say.
-    let state_dir = Some(config.state_dir.clone()).filter(|directory| *directory != default_state && !is_users(scope, directory, &context.environment));
+    let state_dir =
+        Some(config.state_dir.clone()).filter(|directory| *directory != default_state && !is_users(scope, directory, &context.environment));
     Ok(UnitSpec {
         scope,
         account: run_as.map_or(Account::Own, Account::Named),
@@ -254,7 +258,13 @@ fn logs(service: &Service<'_>, follow: bool, lines: u32) -> Trouble {
 }
 
 /// How an installed unit differs from what would be written now. `None`: it does not, or there is none.
-pub(super) fn unit_difference(context: &Context<'_>, config: &Config, scope: Scope, path: &Path, commands: &dyn Commands) -> Option<String> {
+pub(super) fn unit_difference(
+    context: &Context<'_>,
+    config: &Config,
+    scope: Scope,
+    path: &Path,
+    commands: &dyn Commands,
+) -> Option<String> {
     let old = read_unit(path).ok().flatten()?;
     let account = old.lines().find_map(|line| line.strip_prefix("User=")).filter(|_| !old.contains("\nDynamicUser=yes\n"));
     let version = Manager::new(commands, scope).version();

@@ -112,7 +112,9 @@ impl Site {
         }
         let (user, uid) = (&self.user, self.uid);
         if self.runtime_directory.is_none() {
-            let what = format!("{user} has no manager of its own running: this is not a login session (XDG_RUNTIME_DIR is not set, /run/user/{uid} is not there)");
+            let what = format!(
+                "{user} has no manager of its own running: this is not a login session (XDG_RUNTIME_DIR is not set, /run/user/{uid} is not there)"
+            );
             return Err(trouble(
                 what,
                 format!(
@@ -138,7 +140,10 @@ impl Site {
         };
         let kinds = if kind == "KIND" { "     (openrc, runit, s6, launchd)\nin a container: let it run `hermes-gateway run`" } else { "" };
         trouble(
-            format!("this system was not booted with systemd (its first process is {})", if self.init.is_empty() { "unknown" } else { &self.init }),
+            format!(
+                "this system was not booted with systemd (its first process is {})",
+                if self.init.is_empty() { "unknown" } else { &self.init }
+            ),
             format!("hermes-gateway service print --for {kind}{kinds}"),
         )
     }
@@ -214,12 +219,16 @@ pub fn check_files(spec: &UnitSpec) -> Result<(), Trouble> {
 
 /// The configuration, for an account that owns nothing.
 fn readable_by_all(config: &Path) -> Result<(), Trouble> {
-    let hidden = |path: &&Path| std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & if file.is_dir() { 0o001 } else { 0o004 } == 0);
+    let hidden =
+        |path: &&Path| std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & if file.is_dir() { 0o001 } else { 0o004 } == 0);
     let Some(first) = config.ancestors().filter(hidden).last() else { return Ok(()) };
     if ["/home", "/root"].iter().any(|home| config.starts_with(home)) {
         return Err(trouble(
             format!("{} belongs to a user, and a service with an account of its own cannot read it", config.display()),
-            format!("sudo install -D -m 644 {} /etc/hermes-gateway/config.toml      (and the file `env` beside it, with -m 600)\nor: --run-as NAME", config.display()),
+            format!(
+                "sudo install -D -m 644 {} /etc/hermes-gateway/config.toml      (and the file `env` beside it, with -m 600)\nor: --run-as NAME",
+                config.display()
+            ),
         ));
     }
     let mode = if first == config { "644" } else { "755" };
@@ -280,14 +289,20 @@ impl Service<'_> {
         }
         let state = self.show()?;
         if !state.is_loaded() {
-            return Err(trouble(format!("systemd does not take the unit: {} is {}", self.unit, state.load), format!("systemd-analyze verify {}", self.path.display())));
+            return Err(trouble(
+                format!("systemd does not take the unit: {} is {}", self.unit, state.load),
+                format!("systemd-analyze verify {}", self.path.display()),
+            ));
         }
         if state.file_state != "enabled" {
             self.command(&["enable", "--", &self.unit], RELOAD)?;
         }
         let file_state = self.show()?.file_state;
         if file_state != "enabled" {
-            return Err(trouble(format!("{} is {file_state} after it was enabled", self.unit), format!("{} unmask {}", self.scope().systemctl(), self.unit)));
+            return Err(trouble(
+                format!("{} is {file_state} after it was enabled", self.unit),
+                format!("{} unmask {}", self.scope().systemctl(), self.unit),
+            ));
         }
         if self.scope() == Scope::User {
             tell("at boot", "enabled");
@@ -324,7 +339,8 @@ impl Service<'_> {
                 ));
             } else {
                 let kept = self.path.with_extension("service.old");
-                write_atomically(&kept, old).map_err(|cause| trouble(format!("cannot write {}: {cause}", kept.display()), "make it writable"))?;
+                write_atomically(&kept, old)
+                    .map_err(|cause| trouble(format!("cannot write {}: {cause}", kept.display()), "make it writable"))?;
                 tell("unit", &format!("the old one is kept as {}", kept.display()));
             }
         }
@@ -424,17 +440,19 @@ impl Service<'_> {
             self.command(&["disable", "--", &self.unit], RELOAD)?;
         }
         if file.is_some() {
-            std::fs::remove_file(&self.path)
-                .map_err(|cause| trouble(format!("cannot remove {}: {cause}", self.path.display()), "remove it by hand, then: systemctl daemon-reload"))?;
+            std::fs::remove_file(&self.path).map_err(|cause| {
+                trouble(format!("cannot remove {}: {cause}", self.path.display()), "remove it by hand, then: systemctl daemon-reload")
+            })?;
             tell("unit", &format!("{} removed", self.path.display()));
         }
         self.command(&["daemon-reload"], RELOAD)?;
         let _ = self.manager.systemctl(&["reset-failed", "--", &self.unit], ASK);
         let state = self.show()?;
         match state.fragment {
-            Some(left) if state.load == "loaded" => {
-                Err(trouble(format!("{} is still there, from {}", self.unit, left.display()), "it belongs to a package: remove that, or `systemctl mask` it"))
-            }
+            Some(left) if state.load == "loaded" => Err(trouble(
+                format!("{} is still there, from {}", self.unit, left.display()),
+                "it belongs to a package: remove that, or `systemctl mask` it",
+            )),
             _ => Ok(()),
         }
     }
@@ -443,7 +461,9 @@ impl Service<'_> {
         let state = self.show()?;
         match state.load.as_str() {
             "loaded" => Ok(state),
-            "not-found" => Err(trouble(format!("{} is not installed", self.unit), format!("hermes-gateway service install {}", self.scope().option()))),
+            "not-found" => {
+                Err(trouble(format!("{} is not installed", self.unit), format!("hermes-gateway service install {}", self.scope().option())))
+            }
             "masked" => Err(trouble(format!("{} is masked", self.unit), format!("{} unmask {}", self.scope().systemctl(), self.unit))),
             other => Err(trouble(format!("{} is {other}", self.unit), format!("systemd-analyze verify {}", self.path.display()))),
         }
@@ -452,7 +472,8 @@ impl Service<'_> {
     fn verify_running(&self, old: Option<u32>, refused: Option<Refused>, tell: &mut Tell<'_>) -> Result<(), Trouble> {
         // A start that was refused may have been overtaken by systemd's own.
         let patience = if refused.is_some() { SETTLE / 5 } else { SETTLE };
-        let up = self.wait(patience, || self.show().ok().filter(|state| state.is_active() && state.main_pid.is_some() && state.main_pid != old));
+        let up =
+            self.wait(patience, || self.show().ok().filter(|state| state.is_active() && state.main_pid.is_some() && state.main_pid != old));
         if let Some(state) = up {
             return self.running(&state, "running", tell);
         }
@@ -460,9 +481,10 @@ impl Service<'_> {
         let crashed = !matches!(state.result.as_str(), "" | "success") || state.exit_status.is_some_and(|status| status != 0);
         match refused {
             Some(error) if !crashed => Err(self.refused(&error)),
-            _ if state.exit_status == Some(78) => {
-                Err(trouble(format!("{} is {}: its configuration is wrong", self.unit, state.describe()), format!("hermes-gateway config check\nor: {}", self.journal())))
-            }
+            _ if state.exit_status == Some(78) => Err(trouble(
+                format!("{} is {}: its configuration is wrong", self.unit, state.describe()),
+                format!("hermes-gateway config check\nor: {}", self.journal()),
+            )),
             _ => Err(trouble(format!("{} is {}", self.unit, state.describe()), self.journal())),
         }
     }

@@ -59,7 +59,12 @@ impl Scene {
     }
 
     fn service<'a>(&'a self, commands: &'a FakeCommands) -> Service<'a> {
-        Service { manager: Manager::new(commands, Scope::User), site: &self.site, unit: "hermes-gateway.service".to_owned(), path: self.path() }
+        Service {
+            manager: Manager::new(commands, Scope::User),
+            site: &self.site,
+            unit: "hermes-gateway.service".to_owned(),
+            path: self.path(),
+        }
     }
 
     fn spec(&self, budget: u64) -> UnitSpec {
@@ -169,7 +174,8 @@ fn stop_and_uninstall_can_be_repeated() {
     for line in ["had to kill it", "is not running", "removed", "is not installed"] {
         assert!(told.contains(line), "{line}: {told}");
     }
-    let vendor = format!("{UP}FragmentPath=/usr/lib/systemd/user/hermes-gateway.service\n").replace("active\n", "inactive\n").replace("42", "0");
+    let vendor =
+        format!("{UP}FragmentPath=/usr/lib/systemd/user/hermes-gateway.service\n").replace("active\n", "inactive\n").replace("42", "0");
     let error = scene.service(&fake(&[&vendor])).uninstall(&mut |_, _| ()).expect_err("from a package");
     assert!(error.what.contains("/usr/lib/systemd"), "{error}");
 }
@@ -180,7 +186,8 @@ fn files_that_a_service_cannot_use() {
     let config = scratch.path().join("config.toml");
     std::fs::write(&config, "").expect("written");
     let mode = |path: &Path, mode: u32| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
-    let system = |program: &str| UnitSpec { scope: Scope::System, program: program.into(), config: config.clone(), ..Scene::new().spec(25) };
+    let system =
+        |program: &str| UnitSpec { scope: Scope::System, program: program.into(), config: config.clone(), ..Scene::new().spec(25) };
     mode(scratch.path(), 0o755);
     mode(&config, 0o644);
     assert_eq!(check_files(&system("/usr/bin/hermes-gateway")), Ok(()));

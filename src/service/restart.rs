@@ -161,7 +161,9 @@ fn reusable_arguments(words: Vec<OsString>) -> Option<Vec<OsString>> {
 /// What the start was.
 enum Started {
     /// It is there or about to be, by whatever means.
-    Elsewhere { limit: Duration },
+    Elsewhere {
+        limit: Duration,
+    },
     Detached(Box<Detached>),
 }
 
@@ -274,7 +276,9 @@ impl Ladder<'_, '_> {
     /// Its process is dead; the lock follows at once, unless somebody else has inherited it.
     fn await_lock(&mut self, old: &Instance) -> Result<(), Failure> {
         let over = self.wait(Deadline::after(AFTER_KILL), "waiting for its lock", || is_over(old).then_some(()));
-        over.ok_or_else(|| failure("the process is dead, but its lock is still held", "find who holds it: fuser gateway.lock, in the state directory"))
+        over.ok_or_else(|| {
+            failure("the process is dead, but its lock is still held", "find who holds it: fuser gateway.lock, in the state directory")
+        })
     }
 
     /// Sends one signal and waits. → it has gone, or is another one now.
@@ -292,7 +296,17 @@ impl Ladder<'_, '_> {
         let deadline = overall.within(grace);
         let gone = self.wait(deadline, &what, || is_over(old).then_some(())).is_some();
         let stopped = !gone && self.is_stopped(old);
-        self.step(&what, if gone { "gone" } else if stopped { "still there: it is stopped" } else { "still there" }, started);
+        self.step(
+            &what,
+            if gone {
+                "gone"
+            } else if stopped {
+                "still there: it is stopped"
+            } else {
+                "still there"
+            },
+            started,
+        );
         Ok(gone)
     }
 
@@ -372,7 +386,9 @@ impl Ladder<'_, '_> {
         };
         if state.is_active() || state.active.is_empty() || (state.is_down() && state.result == "success") {
             let rights = match manager.scope {
-                Scope::System => format!("with the rights for it: sudo hermes-gateway restart, or {} restart {unit}", manager.scope.systemctl()),
+                Scope::System => {
+                    format!("with the rights for it: sudo hermes-gateway restart, or {} restart {unit}", manager.scope.systemctl())
+                }
                 Scope::User => journal,
             };
             return failure(error.to_string(), rights);

@@ -155,7 +155,11 @@ fn a7_a8_one_that_is_stopped_is_killed() {
     let restarted = scene.restart(false).expect("restarts");
     assert!(started.elapsed() < Duration::from_secs(15));
     let steps = &scene.steps;
-    assert!(has(steps, "ask over", "no answer") && has(steps, "SIGTERM", "still there: it is stopped") && has(steps, "SIGKILL", "gone"), "{:?}", steps.0);
+    assert!(
+        has(steps, "ask over", "no answer") && has(steps, "SIGTERM", "still there: it is stopped") && has(steps, "SIGKILL", "gone"),
+        "{:?}",
+        steps.0
+    );
     assert!(!has(steps, "SIGUSR1", ""), "a stopped process takes no request");
     assert_eq!(restarted.why_silent.as_deref(), Some("state T (stopped)"));
 }
@@ -164,7 +168,11 @@ fn a7_a8_one_that_is_stopped_is_killed() {
 fn force_begins_at_sigterm() {
     let mut scene = Scene::with_gateway();
     scene.restart(true).expect("restarts");
-    assert!(!has(&scene.steps, "ask", "") && !has(&scene.steps, "SIGUSR1", "") && has(&scene.steps, "SIGTERM", "gone"), "{:?}", scene.steps.0);
+    assert!(
+        !has(&scene.steps, "ask", "") && !has(&scene.steps, "SIGUSR1", "") && has(&scene.steps, "SIGTERM", "gone"),
+        "{:?}",
+        scene.steps.0
+    );
 }
 
 #[test]
@@ -179,7 +187,8 @@ fn a_new_one_that_does_not_start_is_reported_with_its_own_words() {
 fn command_lines_that_mean_the_same_elsewhere() {
     let check = |line: &str, expect: Option<&str>| {
         let words = line.split(' ').map(OsString::from).collect();
-        let kept = reusable_arguments(words).map(|words| words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "));
+        let kept = reusable_arguments(words)
+            .map(|words| words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "));
         assert_eq!(kept.as_deref(), expect, "{line}");
     };
     check("hermes-gateway run", Some("run"));
@@ -238,7 +247,11 @@ fn a78_a_unit_is_restarted_or_left_to_systemd() {
     let failed = "LoadState=loaded\nActiveState=failed\nSubState=failed\nResult=start-limit-hit\n";
     let fake = || FakeCommands::default().on("systemctl reset-failed", 0, "");
     // Crash-looping and given up.
-    check(fake().on(show, 0, failed).on("systemctl restart", 0, ""), Ok("systemctl restart gw.service"), "systemctl reset-failed -- gw.service");
+    check(
+        fake().on(show, 0, failed).on("systemctl restart", 0, ""),
+        Ok("systemctl restart gw.service"),
+        "systemctl reset-failed -- gw.service",
+    );
     // It has been started meanwhile: no second restart.
     check(fake().on(show, 0, "LoadState=loaded\nActiveState=activating\nSubState=start\nMainPID=99\n"), Ok("systemd has started"), "");
     // Not allowed to us, but it comes back by itself.

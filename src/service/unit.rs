@@ -216,10 +216,7 @@ fn places(spec: &UnitSpec, out: &mut String) {
         Account::Named(name) => format!("User={name}\n"),
     };
     let run = service_name(&spec.profile);
-    let _ = write!(
-        out,
-        "\n{account}StateDirectory={NAME}\nStateDirectoryMode=0700\nRuntimeDirectory={run}\nRuntimeDirectoryMode=0700\n"
-    );
+    let _ = write!(out, "\n{account}StateDirectory={NAME}\nStateDirectoryMode=0700\nRuntimeDirectory={run}\nRuntimeDirectoryMode=0700\n");
     if let (Some(directory), Account::Own) = (&spec.state_dir, &spec.account) {
         let _ = writeln!(out, "ReadWritePaths={}", word(spec, directory));
     }
@@ -336,11 +333,8 @@ pub fn difference(old: &str, new: &str) -> String {
     let mut common = vec![vec![0_usize; new.len() + 1]; old.len() + 1];
     for (row, old_line) in old.iter().enumerate().rev() {
         for (column, new_line) in new.iter().enumerate().rev() {
-            common[row][column] = if old_line == new_line {
-                common[row + 1][column + 1] + 1
-            } else {
-                common[row + 1][column].max(common[row][column + 1])
-            };
+            common[row][column] =
+                if old_line == new_line { common[row + 1][column + 1] + 1 } else { common[row + 1][column].max(common[row][column + 1]) };
         }
     }
     let (mut row, mut column, mut out) = (0, 0, String::new());

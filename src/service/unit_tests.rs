@@ -88,10 +88,7 @@ fn what_an_old_systemd_does_not_know_is_left_out() {
 fn command_lines() {
     let check = |spec: UnitSpec, expect: &str| assert_eq!(value_of(&render(&spec), "ExecStart"), [expect]);
     check(system(), "/usr/bin/hermes-gateway --config /etc/hermes-gateway/config.toml run");
-    check(
-        user(),
-        "/usr/bin/hermes-gateway --config %h/.config/hermes-gateway/config.toml --state-dir %h/.local/state/hermes-gateway run",
-    );
+    check(user(), "/usr/bin/hermes-gateway --config %h/.config/hermes-gateway/config.toml --state-dir %h/.local/state/hermes-gateway run");
     let work = UnitSpec { config: "/etc/hermes-gateway/profiles/work.toml".into(), profile: "work".to_owned(), ..system() };
     assert_eq!(value_of(&render(&work), "RuntimeDirectory"), ["hermes-gateway-work"]);
     assert_eq!(value_of(&render(&work), "EnvironmentFile"), ["-/etc/hermes-gateway/env"]);
@@ -107,7 +104,8 @@ fn command_lines() {
 fn an_edited_unit_is_told_from_an_older_one() {
     let old = render(&UnitSpec { stop_budget: Duration::from_secs(40), ..system() });
     assert!(is_untouched(&old));
-    for edited in [old.replace("TimeoutStopSec=45s", "TimeoutStopSec=15s"), format!("{old}# mine\n"), String::new(), "[Unit]\n".to_owned()] {
+    for edited in [old.replace("TimeoutStopSec=45s", "TimeoutStopSec=15s"), format!("{old}# mine\n"), String::new(), "[Unit]\n".to_owned()]
+    {
         assert!(!is_untouched(&edited), "{edited}");
     }
 }
@@ -145,8 +143,10 @@ fn systemd_understands_every_line() {
         }
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         // Other units of the machine may have their own faults, and an old systemd does not know the steps.
-        let ours: Vec<&str> =
-            said.lines().filter(|line| line.contains("hermes-gateway") && !line.contains("RestartSteps") && !line.contains("RestartMaxDelaySec")).collect();
+        let ours: Vec<&str> = said
+            .lines()
+            .filter(|line| line.contains("hermes-gateway") && !line.contains("RestartSteps") && !line.contains("RestartMaxDelaySec"))
+            .collect();
         assert!(ours.is_empty(), "{name}: {ours:#?}");
     }
 }
