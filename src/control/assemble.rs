@@ -23,7 +23,7 @@ use crate::service::admin::{self, Admin};
 use crate::service::lock::Lock;
 use crate::service::notify::Notifier;
 use crate::store::{self, StoreHandle, StoreThread};
-use crate::thread::{CancelToken, Guardian, GuardianPlan, Handle, ThreadEnd, Threads, install_panic_hook, logging, wait_for_work};
+use crate::thread::{CancelToken, Guardian, GuardianPlan, Handle, ThreadEnd, Threads, install_panic_hook, logging, memory, wait_for_work};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -78,6 +78,7 @@ pub fn run(config: Config, options: RunOptions) -> u8 {
     install_panic_hook();
     // Tools run as the same user and must not read the keys out of this process's memory or environment.
     crate::process::hide_memory();
+    memory::bound_allocator();
     let threads = Threads::new();
     threads.adopt_current("control");
     if let Err(error) = logging::start(&threads, &options.log_level, logging::Style::detect()) {
