@@ -10,7 +10,7 @@ use super::{StoreError, schema, upkeep};
 use crate::clock::{self, Deadline};
 use crate::core::record::Op;
 use crate::limits;
-use crate::thread::{CancelToken, enter, wait_for_work};
+use crate::thread::{CancelToken, enter, memory, wait_for_work};
 use crossbeam_channel::{Receiver, Sender, after, never};
 use rusqlite::Connection;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -353,6 +353,8 @@ impl Engine {
         }
         self.measure();
         let _ = self.connection.release_memory();
+        // When the store has been idle for a while, so has everything else: each message ends here.
+        memory::release();
     }
 
     /// Whether the disk takes writes again.
