@@ -2,6 +2,7 @@
 //!
 //! For the commands that end or start a gateway. Nothing here decides whom to signal.
 
+use super::reaper::owned;
 use super::system::{self, ProcessId};
 use super::table::{self, MARK_VARIABLE};
 use crate::clock::Deadline;
@@ -146,8 +147,12 @@ impl Detached {
         unsafe {
             command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from));
         }
+        // Held across the fork, so that nobody takes it for a tool's orphan, ends it, or reaps it.
+        let mut owned = owned();
         #[allow(clippy::disallowed_methods)] // It is meant to outlive us, which is what the children thread prevents.
         let child = command.spawn()?;
+        owned.leaders.extend(ProcessId::try_from(child.id()));
+        drop(owned);
         Ok(Self { child, stderr: File::from(OwnedFd::from(reader)) })
     }
 
@@ -158,7 +163,13 @@ impl Detached {
 
     /// How it ended; `None` while it runs.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
-        self.child.try_wait().ok().flatten()
+        let mut owned = owned();
+        let ended = self.child.try_wait().ok().flatten();
+        if ended.is_some() {
+            // Its number may be given to another process now.
+            owned.leaders.retain(|leader| u32::try_from(*leader) != Ok(self.child.id()));
+        }
+        ended
     }
 
     /// What it has written to standard error so far and was not read yet; at most 64 KiB.
@@ -172,7 +183,7 @@ impl Detached {
     }
 }
 
-/// Becomes another program. Returns only if that fails.
+/// Becomes another program. Returns only if that fails; then SIGPIPE ends this process from here on, and it should leave.
 #[must_use]
 pub fn become_program(words: &[OsString]) -> io::Error {
     match words.split_first() {
@@ -235,6 +246,5 @@ mod tests {
         assert!(descends_from(std::os::unix::process::parent_id()));
         assert!(!descends_from(std::process::id()) && !descends_from(u32::MAX));
         assert!(!carries_mark_of(Path::new("/nowhere")));
-        assert!(become_program(&["/no/such/program".into()]).kind() == io::ErrorKind::NotFound);
     }
 }
