@@ -4,7 +4,7 @@
 
 use super::{StoreError, approvals, inbox, outbox, recover, sessions, turns, upkeep};
 use crate::core::record::{Op, Outcome};
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, Params, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -34,6 +34,22 @@ impl From<Failure> for StoreError {
 }
 
 pub(super) type Done = Result<Outcome, Failure>;
+
+/// Statements that are parsed once and kept: a message takes some thirty, and parsing costs more than running them.
+pub(super) trait Statements {
+    fn run(&self, sql: &str, parameters: impl Params) -> rusqlite::Result<usize>;
+    fn read_row<T>(&self, sql: &str, parameters: impl Params, read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<T>;
+}
+
+impl Statements for Connection {
+    fn run(&self, sql: &str, parameters: impl Params) -> rusqlite::Result<usize> {
+        self.prepare_cached(sql)?.execute(parameters)
+    }
+
+    fn read_row<T>(&self, sql: &str, parameters: impl Params, read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        self.prepare_cached(sql)?.query_row(parameters, read)
+    }
+}
 
 /// Sorts SQLite's errors: the disk's fault, or ours.
 pub(super) fn classify(error: &rusqlite::Error) -> StoreError {
