@@ -125,6 +125,7 @@ impl Control {
             }
             Message::Ping => {
                 self.guardian.alive();
+                self.look_around();
                 if self.turns.is_empty() {
                     memory::release_program();
                 }
