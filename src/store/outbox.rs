@@ -67,15 +67,31 @@ fn state_of(word: &str, outbox: OutboxId) -> Result<OutboxState, Failure> {
     }
 }
 
+/// The first part that was not sent, and the row with it: a message is on its way after one commit, not after a look at
+/// the row and a commit.
+pub(super) fn begin_sending(connection: &Connection, outbox: OutboxId) -> Done {
+    let loaded = load(connection, outbox)?;
+    if let Outcome::Outbox(Some(row)) = &loaded
+        && matches!(row.state, OutboxState::Pending | OutboxState::Sending)
+    {
+        set_sending(connection, outbox, u32::try_from(row.sent_parts.len()).unwrap_or(u32::MAX), row.ambiguous)?;
+    }
+    Ok(loaded)
+}
+
 /// The attempt is counted before it is made, so that a crash cannot hide it.
+fn set_sending(connection: &Connection, outbox: OutboxId, part: u32, attempted_before: bool) -> Result<(), Failure> {
+    let sql = "UPDATE outbox SET state = 'sending', part = ?2, doubtful = ?3, attempts = attempts + 1 WHERE id = ?1";
+    one(connection.run(sql, params![outbox, part, attempted_before])?)
+}
+
 pub(super) fn mark_sending(connection: &Connection, outbox: OutboxId, part: u32) -> Done {
     let progress = Progress::load(connection, outbox)?;
     if !progress.open() || progress.next_part() != Some(part) {
         return Err(Failure::Fenced);
     }
     let attempted_before = progress.doubtful || (progress.state == OutboxState::Sending && progress.part == Some(part));
-    let sql = "UPDATE outbox SET state = 'sending', part = ?2, doubtful = ?3, attempts = attempts + 1 WHERE id = ?1";
-    connection.run(sql, params![outbox, part, attempted_before])?;
+    set_sending(connection, outbox, part, attempted_before)?;
     Ok(Outcome::Sending { attempted_before })
 }
 
