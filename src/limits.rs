@@ -49,6 +49,8 @@ pub const STORE_GROUP_MAX: usize = 256;
 pub const STORE_PAGE_BYTES: u32 = 1024;
 /// Pages kept in memory; the system's page cache does the rest.
 pub const STORE_CACHE_BYTES: usize = 256 * KIB;
+/// Parsed statements that are kept while there is work: all that messages take.
+pub const STORE_STATEMENTS: usize = 64;
 /// The write-ahead log is moved into the database when it has this many pages, at the latest.
 pub const STORE_LOG_PAGES_MAX: u32 = 2048;
 /// The same, while there is nothing else to do: keeps the work out of the way of messages.

@@ -91,6 +91,8 @@ pub enum Command {
     },
     /// Find out what is wrong, and how to put it right (0 if nothing must be done, else 1)
     Doctor,
+    /// Answer a few questions and get a configuration that works
+    Setup,
     /// Queue a message for a chat
     Send {
         /// To whom, e.g. telegram:77001; with a topic telegram:-100123/12

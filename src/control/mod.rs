@@ -26,7 +26,7 @@ use crate::core::types::{AdapterName, TurnId};
 use crate::limits;
 use crate::net::NetOptions;
 use crate::store::{StoreError, StoreHandle};
-use crate::thread::{CancelToken, Guardian, Handle, Threads, enter, memory, wait_for_work};
+use crate::thread::{CancelToken, Guardian, Handle, Threads, enter, wait_for_work};
 use lanes::{Inbox, Lanes, Message, Signal};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -125,9 +125,7 @@ impl Control {
             }
             Message::Ping => {
                 self.guardian.alive();
-                if self.turns.is_empty() {
-                    memory::release_program();
-                }
+                self.look_around();
             }
             Message::Overdue(thread) => self.overdue(&thread),
             Message::TurnThreadEnded { turn } => {
