@@ -29,11 +29,11 @@ fn in_systemd(scope: &str) {
 }
 
 #[test]
-fn a7_a9_a15_a22_a31_a75_as_a_service_of_the_system() {
+fn as_a_service_of_the_system() {
     in_systemd("system");
 }
 
 #[test]
-fn a7_a9_a15_a22_a31_a75_as_a_service_of_a_user() {
+fn as_a_service_of_a_user() {
     in_systemd("user");
 }

@@ -83,7 +83,7 @@ output=$(gateway service install) || fail "install again: $output"
 has "install again" "$output" "is up to date"
 is "pid after a second install" "$(pid)" "$before"
 has logs "$(gateway service logs -n 20)" "hermes-gateway 0."
-gateway service status >/dev/null || fail "service status of a running one: $?"
+gateway gateway service status >/dev/null || fail "service status of a running one, in the old spelling: $?"
 [ "$scope" = system ] || [ -e "/var/lib/systemd/linger/$SYSTEMD_TEST_USER" ] || fail "linger is off"
 
 step restart
