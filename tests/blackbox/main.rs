@@ -16,6 +16,7 @@ mod lifecycle;
 mod matrix;
 mod provider;
 mod resources;
+mod soak;
 mod support;
 mod telegram_basics;
 mod telegram_faults;
