@@ -49,6 +49,8 @@ pub const STORE_GROUP_MAX: usize = 256;
 pub const STORE_PAGE_BYTES: u32 = 1024;
 /// Pages kept in memory; the system's page cache does the rest.
 pub const STORE_CACHE_BYTES: usize = 256 * KIB;
+/// Parsed statements that are kept while there is work: all that messages take.
+pub const STORE_STATEMENTS: usize = 64;
 /// The write-ahead log is moved into the database when it has this many pages, at the latest.
 pub const STORE_LOG_PAGES_MAX: u32 = 2048;
 /// The same, while there is nothing else to do: keeps the work out of the way of messages.
@@ -162,8 +164,6 @@ pub const CA_FILE_BYTES_MAX: usize = 4 * MIB;
 /// Longest wait that a server's Retry-After is believed.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Between two looks whether another gateway has let go of a credential.
-pub const CREDENTIAL_RETRY: Duration = Duration::from_secs(10);
 /// Longest wait between two attempts to connect, also when the platform asks for more.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(600);
 /// One attempt to deliver one part of a message.

@@ -4,16 +4,14 @@ use super::links::{AdapterLink, SenderReport, SharedLink};
 use super::{Attached, Control};
 use crate::adapter::sender::SendingThread;
 use crate::adapter::{Link, runner};
-use crate::config::Secret;
-use crate::core::event::{AdapterEvent, Delivered, Event};
-use crate::core::types::AdapterName;
+use crate::clock;
+use crate::core::event::{AdapterEvent, Delivered, Event, Lifecycle};
+use crate::core::types::{AdapterName, AdapterState};
 use crate::limits;
-use crate::service::credential::{self, Held};
-use crate::thread::{CancelToken, Cancelled, ThreadEnd, wait_for_work};
+use crate::thread::ThreadEnd;
 use crossbeam_channel::bounded;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 impl Control {
     pub(super) fn start_adapter(&mut self, name: &AdapterName, generation: u64) {
@@ -90,7 +88,6 @@ impl Control {
             events: Box::new(SharedLink(Arc::clone(link))),
         };
         let (panicked, own) = (Arc::clone(link), Arc::clone(link));
-        let (platform, secret, state_dir) = (known.platform.clone(), known.secret.clone(), self.config.state_dir.clone());
         let handle = self.threads.spawn(
             &format!("adapter/{name}"),
             link.generation,
@@ -100,11 +97,7 @@ impl Control {
                     panicked.tell(AdapterEvent::Ended { cause: format!("panicked: {cause}") });
                 }
             },
-            move |token| {
-                // Kept for as long as this thread receives.
-                let Ok(_held) = secret.map(|secret| hold_credential(&platform, &secret, &state_dir, &own, token)).transpose() else {
-                    return;
-                };
+            move |_| {
                 if let Some(fatal) = runner::receive(adapter.as_ref(), &full_link, &|| own.was_connected()) {
                     own.tell(AdapterEvent::Failed { cause: fatal.cause, remedy: fatal.remedy });
                 }
@@ -115,20 +108,32 @@ impl Control {
     }
 }
 
-/// Waits until no other gateway of this machine uses the credential: two would take each other's messages away.
-fn hold_credential(platform: &str, secret: &Secret, state_dir: &Path, link: &AdapterLink, token: &CancelToken) -> Result<Held, Cancelled> {
-    let mut attempt = 0;
-    loop {
-        token.check()?;
-        let conflict = match credential::acquire(platform, secret, state_dir) {
-            Ok(held) => return Ok(held),
-            Err(conflict) => conflict,
+impl Control {
+    /// With each ping of the guardian: what is wrong without a thread being stuck in a call.
+    pub(super) fn look_around(&mut self) {
+        self.cut_deaf_adapters();
+        let abandoned = self.threads.abandoned();
+        if abandoned >= limits::ABANDONED_THREADS_MAX && !self.core.phase().stopping() {
+            log::error!(target: "control", "{abandoned} threads do not come back and keep what they hold; restarting to be rid of them");
+            self.feed(Event::Lifecycle(Lifecycle::Restart));
+        }
+    }
+
+    /// A connection that looks open but over which nothing is heard any more is dead, whatever its thread does.
+    fn cut_deaf_adapters(&mut self) {
+        let now_ms = clock::mono_ms();
+        let connected: Vec<AdapterName> =
+            self.core.adapter_views().into_iter().filter_map(|view| (view.state == AdapterState::Connected).then_some(view.name)).collect();
+        let deaf = |name: &AdapterName| {
+            let known = self.adapters.get(name).filter(|known| known.adapter.traits().receives)?;
+            let silent_ms = now_ms.saturating_sub(known.heard.load(Ordering::Relaxed));
+            let limit_ms = u64::try_from(known.adapter.traits().liveness.as_millis()).unwrap_or(u64::MAX);
+            (silent_ms > limit_ms).then(|| (name.clone(), known.generation, silent_ms / 1000))
         };
-        attempt += 1;
-        let next_ms = u64::try_from(limits::CREDENTIAL_RETRY.as_millis()).unwrap_or(u64::MAX);
-        link.tell(AdapterEvent::Retrying { cause: conflict.to_string(), attempt, next_ms });
-        let _waiting = wait_for_work(format_args!("waiting for the credential"));
-        token.sleep(limits::CREDENTIAL_RETRY)?;
+        for (name, generation, silent_s) in connected.iter().filter_map(deaf).collect::<Vec<_>>() {
+            let activity = format!("connected, but nothing heard for {silent_s} s");
+            self.feed(Event::Adapter { name, generation, what: AdapterEvent::Wedged { activity } });
+        }
     }
 }
 

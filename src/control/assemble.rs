@@ -1,6 +1,7 @@
 //! Builds the process from its configuration, lets control decide, and takes it apart again.
 
 use super::board::Board;
+use super::exclusive::exclusive;
 use super::lanes::{self, Lanes, Message, Signal};
 use super::{Attached, Control, signals};
 use crate::adapter::local;
@@ -9,6 +10,7 @@ use crate::adapter::{Adapter, table};
 use crate::agent::tools;
 use crate::agent::turn::Agent;
 use crate::clock::Deadline;
+use crate::config::places::{CONFIG_VARIABLE, STATE_VARIABLE};
 use crate::config::{AdapterConfig, Busy, Config, Places};
 use crate::core::event::Event;
 use crate::core::record::{Op, Outcome};
@@ -21,11 +23,12 @@ use crate::provider;
 use crate::service::admin::{self, Admin};
 use crate::service::lock::Lock;
 use crate::service::notify::Notifier;
+use crate::service::systemd;
 use crate::store::{self, StoreHandle, StoreThread};
-use crate::thread::{CancelToken, Guardian, GuardianPlan, Handle, ThreadEnd, Threads, install_panic_hook, logging, wait_for_work};
+use crate::thread::{CancelToken, Guardian, GuardianPlan, Handle, ThreadEnd, Threads, install_panic_hook, logging, memory, wait_for_work};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -77,6 +80,7 @@ pub fn run(config: Config, options: RunOptions) -> u8 {
     install_panic_hook();
     // Tools run as the same user and must not read the keys out of this process's memory or environment.
     crate::process::hide_memory();
+    memory::bound_allocator();
     let threads = Threads::new();
     threads.adopt_current("control");
     if let Err(error) = logging::start(&threads, &options.log_level, logging::Style::detect()) {
@@ -128,6 +132,7 @@ impl Parts {
         let signal_thread = signals::start(threads, lanes.clone(), Arc::clone(&guardian), bounds, options.console.is_some())
             .map_err(|error| failed(&error))?;
         let children = Children::new(instance_mark(&config.state_dir), threads);
+        children.set_environment(own_places(&config, options.config_path.as_deref()));
         let notifier = Arc::new(Notifier::from_environment());
         start_guardian(threads, &guardian, &lanes, &children, &notifier)?;
         crate::net::register_threads(threads);
@@ -206,6 +211,7 @@ impl Parts {
             self.profile,
             budget.as_secs_f64()
         );
+        systemd::compare_stop_timeout(&self.control.threads, budget);
         self.notifier.ready("running");
         let code = self.control.decide();
         self.notifier.stopping();
@@ -239,6 +245,13 @@ pub(super) fn agent(config: &Config, chain: provider::Chain, net: &NetOptions, c
         turn_limit: config.providers.first().map_or(Duration::from_secs(1800), |provider| provider.turn),
         system_prompt: config.system_prompt.clone(),
     }
+}
+
+/// For tools that call this program: they mean this gateway.
+fn own_places(config: &Config, config_path: Option<&Path>) -> Vec<(String, String)> {
+    let pair = |name: &str, path: &Path| Some((name.to_owned(), path.to_str()?.to_owned()));
+    let config_path = config_path.and_then(|path| pair(CONFIG_VARIABLE, path));
+    pair(STATE_VARIABLE, &config.state_dir).into_iter().chain(config_path).collect()
 }
 
 fn start_guardian(
@@ -280,7 +293,6 @@ pub(super) fn attach(entry: &AdapterConfig, adapter: Arc<dyn Adapter>, board: &B
         adapter,
         platform: entry.platform.clone(),
         streaming: entry.streaming,
-        secret: entry.secrets.values().next().cloned(),
         mailbox: Arc::new(Mailbox::default()),
         generation: 0,
         token: token.child(),
@@ -313,7 +325,8 @@ fn build_adapters(config: &Config, board: &Arc<Board>, token: &CancelToken) -> R
     adapters.insert(local::NAME.to_owned(), attach(&local_config(), local, board, token));
     for entry in config.adapters.iter().filter(|entry| entry.enabled) {
         let adapter = table::build(entry).map_err(StartError::Config)?;
-        adapters.insert(entry.name.clone(), attach(entry, Arc::from(adapter), board, token));
+        let adapter = exclusive(Arc::from(adapter), entry, &config.state_dir);
+        adapters.insert(entry.name.clone(), attach(entry, adapter, board, token));
     }
     Ok(adapters)
 }

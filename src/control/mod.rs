@@ -4,6 +4,7 @@
 mod adapters;
 mod assemble;
 mod board;
+mod exclusive;
 #[cfg(debug_assertions)]
 mod fault;
 mod ladder;
@@ -37,8 +38,6 @@ struct Attached {
     adapter: Arc<dyn crate::adapter::Adapter>,
     platform: String,
     streaming: bool,
-    /// What identifies the account: used by one gateway of the machine.
-    secret: Option<crate::config::Secret>,
     mailbox: Arc<Mailbox>,
     generation: u64,
     /// Of the current generation: the sender's, and the parent of the inlet's.
@@ -124,7 +123,10 @@ impl Control {
                     self.feed(event);
                 }
             }
-            Message::Ping => self.guardian.alive(),
+            Message::Ping => {
+                self.guardian.alive();
+                self.look_around();
+            }
             Message::Overdue(thread) => self.overdue(&thread),
             Message::TurnThreadEnded { turn } => {
                 self.turns.remove(&turn);

@@ -1,5 +1,6 @@
 //! SIGHUP: the configuration is read again, and what has changed is taken over without touching the rest.
 
+use super::exclusive::exclusive;
 use super::lanes::Message;
 use super::{Control, assemble};
 use crate::adapter::{Adapter, table};
@@ -63,7 +64,7 @@ impl Control {
         let mut adapters = Vec::new();
         for entry in new.adapters.iter().filter(|entry| entry.enabled) {
             if enabled(&self.config, &entry.name).is_none_or(|old| connects_differently(&old, entry)) {
-                adapters.push((entry.clone(), Arc::from(table::build(entry)?)));
+                adapters.push((entry.clone(), exclusive(Arc::from(table::build(entry)?), entry, &self.config.state_dir)));
             }
         }
         let old = self.config.adapters.iter().filter(|entry| entry.enabled);
@@ -88,7 +89,6 @@ impl Control {
             match self.adapters.get_mut(&entry.name) {
                 Some(known) => {
                     (known.adapter, known.streaming) = (adapter, entry.streaming);
-                    known.secret = entry.secrets.values().next().cloned();
                     entry.platform.clone_into(&mut known.platform);
                 }
                 None => {

@@ -9,7 +9,7 @@ use super::client::ClientError;
 use super::lock::{HolderInfo, Lock, LockError};
 use super::report::GatewayState;
 use super::systemd::{self, Commands, Manager, Owner, Refused};
-use super::takeover::{ANSWER, Instance, SLACK, Step, why_still_there};
+use super::takeover::{ANSWER, Instance, SLACK, Step, WHILE_STOPPED, why_still_there};
 use super::unit::{self, Scope};
 use crate::clock::{self, Deadline};
 use crate::limits;
@@ -22,8 +22,6 @@ use std::time::{Duration, Instant};
 
 /// What SIGUSR1 may take when the control socket did not answer: enough for an idle gateway.
 const AFTER_USR1: Duration = Duration::from_secs(5);
-/// A stopped process does not act on signals; one that is just being continued does.
-const WHILE_STOPPED: Duration = Duration::from_secs(1);
 /// After SIGKILL the kernel needs no time of its own, but a process in an uninterruptible wait goes when that ends.
 const AFTER_KILL: Duration = Duration::from_secs(5);
 /// From the release of the lock until the process has become the next one, or is dead.
@@ -46,6 +44,8 @@ pub struct Plan<'a> {
     pub program: &'a Path,
     pub arguments: Vec<OsString>,
     pub directory: PathBuf,
+    /// A tool of some gateway runs this: what it starts ends with it.
+    pub inside: bool,
     pub commands: &'a dyn Commands,
     pub threads: &'a Threads,
 }
@@ -85,6 +85,10 @@ fn failure(why: impl Into<String>, what_to_do: impl Into<String>) -> Failure {
 pub fn restart(plan: &Plan<'_>, progress: &mut dyn Progress) -> Result<Restarted, Failure> {
     let old = Instance::find(plan.state_dir).map_err(|error| failure(error.to_string(), "make the state directory readable"))?;
     let keeper = keeper(plan, old.as_ref());
+    if plan.inside && keeper == Keeper::Nobody {
+        let why = "this command runs inside a tool of another gateway, and a gateway started from here would end with that tool";
+        return Err(failure(why, "hermes-gateway restart from a shell outside"));
+    }
     // While it lives: a dead process has no command line.
     let same = old.as_ref().and_then(|old| old.holder.pid).and_then(|pid| reusable_arguments(command_line(pid)));
     let arguments = same.unwrap_or_else(|| plan.arguments.clone());

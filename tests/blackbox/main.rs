@@ -18,6 +18,7 @@ mod provider;
 mod resources;
 mod soak;
 mod support;
+mod systemd;
 mod telegram_basics;
 mod telegram_faults;
 mod telegram_groups;
