@@ -229,4 +229,13 @@ pub trait Adapter: Send + Sync {
     fn traits(&self) -> Traits;
     fn inlet(&self) -> Box<dyn Inlet>;
     fn outlet(&self, net: &NetOptions, token: &CancelToken) -> Box<dyn Outlet>;
+
+    /// Asks the platform whether the credential is good, without receiving or sending anything. → as whom, or `None`
+    /// where that cannot be asked. For `doctor` and `setup`; it may run beside a gateway that is connected.
+    ///
+    /// # Errors
+    /// [`AdapterError`]: `Fatal` if the credential is not accepted.
+    fn check(&self, _net: &NetOptions, _token: &CancelToken, _deadline: Deadline) -> Result<Option<String>, AdapterError> {
+        Ok(None)
+    }
 }

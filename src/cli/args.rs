@@ -89,8 +89,10 @@ pub enum Command {
         #[command(flatten)]
         scope: ScopeArguments,
     },
-    /// Find out what is wrong, and how to put it right (0 nothing, 1 something)
+    /// Find out what is wrong, and how to put it right (0 if nothing must be done, else 1)
     Doctor,
+    /// Answer a few questions and get a configuration that works
+    Setup,
     /// Queue a message for a chat
     Send {
         /// To whom, e.g. telegram:77001; with a topic telegram:-100123/12

@@ -13,6 +13,7 @@ mod restart;
 mod run;
 mod send;
 mod service;
+mod setup;
 mod status;
 mod stop;
 mod terminal;
@@ -88,6 +89,7 @@ pub fn main(program: &Program<'_>) -> u8 {
         Command::Install(install) => service::service(&context, args::ServiceCommand::Install(install)),
         Command::Uninstall { scope } => service::service(&context, args::ServiceCommand::Uninstall { scope }),
         Command::Doctor => doctor::doctor(&context),
+        Command::Setup => setup::setup(&context),
         Command::Send { to, thread, text } => send::send(&context, to, thread, &text.join(" ")),
         Command::Config(command) => config::config(&context, command),
     }

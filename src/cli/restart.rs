@@ -5,7 +5,7 @@ use super::stop::{render_step, seconds};
 use super::{Context, code};
 use crate::clock::{self, Deadline};
 use crate::config::ShutdownConfig;
-use crate::process::{carries_mark_of, descends_from};
+use crate::process::{MARK_VARIABLE, carries_mark_of, descends_from};
 use crate::service::admin::Request;
 use crate::service::restart::{Failure, Plan, Progress, restart as climb};
 use crate::service::systemd::Programs;
@@ -41,6 +41,7 @@ pub(super) fn restart(context: &Context<'_>, force: bool, timeout: Option<Durati
         program: &program,
         arguments: run_arguments(context),
         directory: context.environment.home().filter(|home| home.is_dir()).unwrap_or_else(|| PathBuf::from("/")),
+        inside: context.environment.get(MARK_VARIABLE).is_some(),
         commands: &Programs::new(&threads),
         threads: &threads,
     };

@@ -10,6 +10,7 @@ use crate::adapter::{Adapter, table};
 use crate::agent::tools;
 use crate::agent::turn::Agent;
 use crate::clock::Deadline;
+use crate::config::places::{CONFIG_VARIABLE, STATE_VARIABLE};
 use crate::config::{AdapterConfig, Busy, Config, Places};
 use crate::core::event::Event;
 use crate::core::record::{Op, Outcome};
@@ -22,11 +23,12 @@ use crate::provider;
 use crate::service::admin::{self, Admin};
 use crate::service::lock::Lock;
 use crate::service::notify::Notifier;
+use crate::service::systemd;
 use crate::store::{self, StoreHandle, StoreThread};
 use crate::thread::{CancelToken, Guardian, GuardianPlan, Handle, ThreadEnd, Threads, install_panic_hook, logging, memory, wait_for_work};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -130,6 +132,7 @@ impl Parts {
         let signal_thread = signals::start(threads, lanes.clone(), Arc::clone(&guardian), bounds, options.console.is_some())
             .map_err(|error| failed(&error))?;
         let children = Children::new(instance_mark(&config.state_dir), threads);
+        children.set_environment(own_places(&config, options.config_path.as_deref()));
         let notifier = Arc::new(Notifier::from_environment());
         start_guardian(threads, &guardian, &lanes, &children, &notifier)?;
         crate::net::register_threads(threads);
@@ -208,6 +211,7 @@ impl Parts {
             self.profile,
             budget.as_secs_f64()
         );
+        systemd::compare_stop_timeout(&self.control.threads, budget);
         self.notifier.ready("running");
         let code = self.control.decide();
         self.notifier.stopping();
@@ -241,6 +245,13 @@ pub(super) fn agent(config: &Config, chain: provider::Chain, net: &NetOptions, c
         turn_limit: config.providers.first().map_or(Duration::from_secs(1800), |provider| provider.turn),
         system_prompt: config.system_prompt.clone(),
     }
+}
+
+/// For tools that call this program: they mean this gateway.
+fn own_places(config: &Config, config_path: Option<&Path>) -> Vec<(String, String)> {
+    let pair = |name: &str, path: &Path| Some((name.to_owned(), path.to_str()?.to_owned()));
+    let config_path = config_path.and_then(|path| pair(CONFIG_VARIABLE, path));
+    pair(STATE_VARIABLE, &config.state_dir).into_iter().chain(config_path).collect()
 }
 
 fn start_guardian(

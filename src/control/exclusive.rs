@@ -4,6 +4,7 @@
 //! connection, and kept between connections.
 
 use crate::adapter::{Adapter, AdapterError, Inlet, Link, Outlet, Traits};
+use crate::clock::Deadline;
 use crate::config::{AdapterConfig, Secret};
 use crate::net::NetOptions;
 use crate::service::credential::{self, Held};
@@ -50,6 +51,10 @@ impl Adapter for Exclusive {
 
     fn outlet(&self, net: &NetOptions, token: &CancelToken) -> Box<dyn Outlet> {
         self.adapter.outlet(net, token)
+    }
+
+    fn check(&self, net: &NetOptions, token: &CancelToken, deadline: Deadline) -> Result<Option<String>, AdapterError> {
+        self.adapter.check(net, token, deadline)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::core::types::{AdapterName, TurnId};
 use crate::limits;
 use crate::net::NetOptions;
 use crate::store::{StoreError, StoreHandle};
-use crate::thread::{CancelToken, Guardian, Handle, Threads, enter, memory, wait_for_work};
+use crate::thread::{CancelToken, Guardian, Handle, Threads, enter, wait_for_work};
 use lanes::{Inbox, Lanes, Message, Signal};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -126,9 +126,6 @@ impl Control {
             Message::Ping => {
                 self.guardian.alive();
                 self.look_around();
-                if self.turns.is_empty() {
-                    memory::release_program();
-                }
             }
             Message::Overdue(thread) => self.overdue(&thread),
             Message::TurnThreadEnded { turn } => {

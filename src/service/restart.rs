@@ -44,6 +44,8 @@ pub struct Plan<'a> {
     pub program: &'a Path,
     pub arguments: Vec<OsString>,
     pub directory: PathBuf,
+    /// A tool of some gateway runs this: what it starts ends with it.
+    pub inside: bool,
     pub commands: &'a dyn Commands,
     pub threads: &'a Threads,
 }
@@ -83,6 +85,10 @@ fn failure(why: impl Into<String>, what_to_do: impl Into<String>) -> Failure {
 pub fn restart(plan: &Plan<'_>, progress: &mut dyn Progress) -> Result<Restarted, Failure> {
     let old = Instance::find(plan.state_dir).map_err(|error| failure(error.to_string(), "make the state directory readable"))?;
     let keeper = keeper(plan, old.as_ref());
+    if plan.inside && keeper == Keeper::Nobody {
+        let why = "this command runs inside a tool of another gateway, and a gateway started from here would end with that tool";
+        return Err(failure(why, "hermes-gateway restart from a shell outside"));
+    }
     // While it lives: a dead process has no command line.
     let same = old.as_ref().and_then(|old| old.holder.pid).and_then(|pid| reusable_arguments(command_line(pid)));
     let arguments = same.unwrap_or_else(|| plan.arguments.clone());

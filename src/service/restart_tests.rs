@@ -66,7 +66,7 @@ impl Scene {
         command.args(["--exact", NAME]).env(ROLE, scene.scratch.path());
         scene.first = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts"));
         let deadline = Deadline::after(Duration::from_secs(20));
-        while !scene.find().is_some_and(|instance| instance.holder.profile.is_some()) {
+        while scene.find().is_none_or(|instance| instance.holder.profile.is_none()) {
             assert!(!deadline.passed(), "does not start");
             let _ = CancelToken::new().sleep(Duration::from_millis(5));
         }
@@ -104,6 +104,7 @@ impl Scene {
             program: Path::new("/bin/sh"),
             arguments: vec!["-c".into(), script.into(), "sh".into(), self.scratch.path().into(), exe.into()],
             directory: "/".into(),
+            inside: false,
             commands: &commands,
             threads: &Threads::new(),
         };
@@ -229,6 +230,7 @@ fn a78_a_unit_is_restarted_or_left_to_systemd() {
             program: Path::new("/bin/false"),
             arguments: Vec::new(),
             directory: "/".into(),
+            inside: false,
             commands: &commands,
             threads: &threads,
         };

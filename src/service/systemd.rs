@@ -320,6 +320,35 @@ fn parse_cgroup(text: &str) -> Option<Owner> {
     Some(Owner { scope, unit: unit?, uid })
 }
 
+/// Says in the log how long systemd lets this process stop, and warns if that is less than it may need. Without
+/// systemd there is nothing to say.
+///
+/// Told at once where a file of the unit tells it; else systemd is asked, on a thread of its own.
+pub fn compare_stop_timeout(threads: &Threads, stop_budget: Duration) {
+    if !crate::config::Environment::of_process().supervised() {
+        return;
+    }
+    if let Some(granted) = super::notify::stop_timeout() {
+        let owner = owner_of(std::process::id()).map_or_else(|| "this unit".to_owned(), |owner| owner.unit);
+        let state = UnitState { stop_timeout: Some(granted), ..UnitState::default() };
+        match stop_timeout_warning(&state, &owner, stop_budget) {
+            Some(text) => log::warn!(target: "systemd", "{text}; what to do: hermes-gateway service install"),
+            None => log::debug!(target: "systemd", "a stop may take {} s", granted.as_secs()),
+        }
+        return;
+    }
+    let own = threads.clone();
+    let ask = move |_: &CancelToken| {
+        let _busy = crate::thread::enter(format_args!("asking systemd about this unit"), Deadline::after(ASK * 2));
+        if let Some(text) = check_stop_timeout(&Programs::new(&own), stop_budget) {
+            log::warn!(target: "systemd", "{text}; what to do: hermes-gateway service install");
+        }
+    };
+    if let Err(error) = threads.spawn("systemd", 0, CancelToken::new(), |_| (), ask) {
+        log::debug!(target: "systemd", "{error}");
+    }
+}
+
 /// What to say if the unit that this process runs in grants less time for a stop than the gateway may need.
 ///
 /// `None`: it does not run in one, grants enough, or systemd does not answer within `limit`. Blocks until then: not for

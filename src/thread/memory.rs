@@ -1,7 +1,6 @@
 //! Memory: what the allocator may keep, and giving back what only a burst of work needed.
 //!
-//! Called by control (before the first thread, and when the guardian asks it for a sign of life) and by the store thread
-//! when it has nothing to do. Nothing here blocks: the loader's lock is held for a walk over a short list.
+//! Called by control before the first thread, and by the store thread when a burst of work is over. Nothing here blocks: the loader's lock is held for a walk over a short list.
 
 /// Heaps beside the main one. glibc's default is eight a core, and each keeps what a burst on one thread left in it.
 #[cfg(target_env = "gnu")]
@@ -37,7 +36,7 @@ pub fn release() {
 
 /// Lets the pages of the program go. Most of them were used once, at the start; those that are still needed come back
 /// from the page cache, sixteen at once, in about a microsecond.
-pub fn release_program() {
+fn release_program() {
     #[cfg(target_os = "linux")]
     program::release();
 }

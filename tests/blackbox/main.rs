@@ -17,6 +17,7 @@ mod matrix;
 mod provider;
 mod resources;
 mod support;
+mod systemd;
 mod telegram_basics;
 mod telegram_faults;
 mod telegram_groups;

@@ -189,16 +189,14 @@ drop_in <<-'END'
 	StartLimitIntervalSec=60
 	[Service]
 	RestartSec=100ms
-	ExecStartPre=/bin/sh -c '! test -e /tmp/broken'
-	PrivateTmp=no
-	ProtectHome=no
+	ExecStartPre=/bin/sh -c '! test -e /run/broken'
 END
-touch /tmp/broken
+touch /run/broken
 control start $unit 2>/dev/null
 given_up() { [ "$(property ActiveState)" = failed ] && journal -n 20 | grep -q 'repeated too quickly'; }
 until_true 20 given_up
 control start $unit 2>/dev/null && fail "systemd starts it all the same"
-rm /tmp/broken
+rm /run/broken
 output=$(gateway restart) || fail "restart of a crash-looping one: $output"
 is "state after that" "$(property ActiveState)" active
 runs || fail "it does not run after a crash loop"
