@@ -7,6 +7,7 @@
 mod adapters;
 pub mod command;
 mod commands;
+pub mod cron;
 mod delivery;
 pub mod event;
 mod inbound;
@@ -14,6 +15,7 @@ mod lifecycle;
 mod notes;
 pub mod prompt;
 pub mod record;
+pub mod schedule;
 mod sessions;
 #[cfg(test)]
 mod simulation;
