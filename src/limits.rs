@@ -129,6 +129,10 @@ pub const JOBS_ENDED_KEPT: usize = 100;
 pub const JOB_LATE_MS: i64 = 90_000;
 /// After the store did not take the beginning of a run.
 pub const JOB_RETRY_MS: u64 = 10_000;
+/// Old rows are deleted for the first time this long after the start, when clocks without a battery have been set …
+pub const PRUNE_FIRST_MS: u64 = 600_000;
+/// … and then this often.
+pub const PRUNE_INTERVAL_MS: u64 = 86_400_000;
 /// A step of the wall clock against the monotonic one after which the times of jobs are worked out anew.
 pub const CLOCK_STEP_MS: u64 = 2000;
 

@@ -4,6 +4,7 @@ mod args;
 mod chat;
 mod config;
 mod console;
+mod cron;
 mod demo;
 mod human;
 mod output;
@@ -81,6 +82,7 @@ pub fn main(program: &Program<'_>) -> u8 {
         Command::Status { json } => status::status(&context, json),
         Command::Stop { timeout } => stop::stop(&context, timeout),
         Command::Send { to, thread, text } => send::send(&context, to, thread, &text.join(" ")),
+        Command::Cron(command) => cron::cron(&context, command),
         Command::Config(command) => config::config(&context, command),
     }
 }

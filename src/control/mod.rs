@@ -7,6 +7,7 @@ mod board;
 mod ladder;
 pub mod lanes;
 mod links;
+mod memory;
 mod reload;
 mod signals;
 mod turns;
@@ -118,7 +119,11 @@ impl Control {
                     self.feed(event);
                 }
             }
-            Message::Ping => self.guardian.alive(),
+            Message::Ping => {
+                self.guardian.alive();
+                // The wall clock may have been set, or the machine suspended, since core last looked.
+                self.feed(Event::Tick);
+            }
             Message::Overdue(thread) => self.overdue(&thread),
             Message::TurnThreadEnded { turn } => {
                 self.turns.remove(&turn);
@@ -209,6 +214,8 @@ fn name_of(message: &Message) -> &'static str {
         Message::Core(Event::Delivered { .. }) | Message::Delivered { .. } => "Delivered",
         Message::Core(Event::Say { .. }) => "Say",
         Message::Core(Event::Send { .. }) => "Send",
+        Message::Core(Event::Schedule { .. }) => "Schedule",
+        Message::Core(Event::MemoryHigh { .. }) => "MemoryHigh",
         Message::Core(Event::Attached { .. }) => "Attached",
         Message::Core(Event::Lifecycle(_)) => "Lifecycle",
         Message::Core(Event::Tick) => "Tick",

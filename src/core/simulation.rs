@@ -175,6 +175,7 @@ impl Disk {
                 .map(|(outbox, (message, _))| PendingRow { outbox: *outbox, chat: message.chat.clone(), not_before_ms: 0, attempts: 0 })
                 .collect(),
             approvals: Vec::new(),
+            jobs: Vec::new(),
             notes: Vec::new(),
             last_turn: self.turns.keys().next_back().copied().unwrap_or(0),
         }
@@ -219,6 +220,8 @@ fn rules(busy: BusyMode) -> Rules {
         approval_ms: 60_000,
         drain_ms: DRAIN_MS,
         restart_drain_ms: 60_000,
+        zone: jiff::tz::TimeZone::UTC,
+        keep_ms: 90 * 86_400_000,
         version: "0".into(),
         model: "m".into(),
     }

@@ -146,5 +146,6 @@ pub(super) fn move_chat(connection: &Connection, adapter: &str, old: &str, new: 
             connection.execute("UPDATE outbox SET body = ?2 WHERE id = ?1", params![id, encode(&message)?])?;
         }
     }
+    super::schedule::move_chat(connection, adapter, old, new)?;
     super::sessions::move_chat(connection, adapter, old, new)
 }
