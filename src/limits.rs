@@ -227,8 +227,6 @@ pub const PROVIDER_REST_MAX: Duration = Duration::from_secs(600);
 
 /// Beyond the time for which Telegram holds a poll open: its own delay and the network's.
 pub const TELEGRAM_POLL_MARGIN: Duration = Duration::from_secs(10);
-/// Any other call; they are answered within a second when all is well.
-
 /// Any other call; they are answered within a second when all is well. Somebody waits for a message that may be lost.
 pub const TELEGRAM_CALL: Duration = Duration::from_secs(12);
 /// Longest silence within an answer or a file.

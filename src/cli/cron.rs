@@ -53,7 +53,7 @@ fn render(jobs: &[JobView]) -> String {
     if jobs.is_empty() {
         return "There are no jobs.\n".to_owned();
     }
-    jobs.iter().map(|job| job_lines(job)).collect()
+    jobs.iter().map(job_lines).collect()
 }
 
 fn job_lines(job: &JobView) -> String {

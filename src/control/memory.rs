@@ -57,7 +57,7 @@ impl Monitor {
         let Some(Resident { bytes, peak_bytes }) = resident() else { return };
         if log_due {
             self.log_due_ms.store(now_ms.saturating_add(self.interval_ms()), Ordering::Relaxed);
-            let mib = |bytes: u64| format!("{}.{}", bytes >> 20, (bytes & 0xf_ffff) * 10 >> 20);
+            let mib = |bytes: u64| format!("{}.{}", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20);
             log::info!(target: "memory", "resident {} MiB, at most so far {} MiB", mib(bytes), mib(peak_bytes));
         }
         if let Some(limit_bytes) = self.config.soft_limit.filter(|limit_bytes| bytes > *limit_bytes) {

@@ -122,7 +122,7 @@ fn search(expression: &Expression, from_ms: i64, minutes: i64, zone: &TimeZone) 
         let mut jumped = false;
         while !every_hour && left_out < local {
             jumped |= fits(left_out);
-            left_out = left_out + 1.minute();
+            left_out += 1.minute();
         }
         let again = match zone.to_ambiguous_timestamp(local).offset() {
             AmbiguousOffset::Fold { after, .. } => !every_hour && zone.to_offset(stamp) == after,

@@ -238,9 +238,6 @@ impl Core {
     }
 
     fn run_now(&mut self, asker: Asker, job: JobId) {
-        if self.at_work(job) {
-            return self.answer(asker, Err(format!("job {job} is at work already")));
-        }
         let Some(known) = self.schedule.jobs.get(&job) else { return };
         let request = match &asker {
             Asker::Chat(row) => Some(format!("inbox:{}", row.inbox)),
@@ -448,19 +445,9 @@ impl Core {
         if job.maker.is_some() && !rules.allows(&said) {
             return Some(format!("{} is not allowed here any more", job.maker_name));
         }
-        if self.at_work(id) {
-            return Some("the run before is still at work".to_owned());
-        }
         let full =
             if job.fixed { self.deliveries.len() >= limits::OUTBOX_PENDING_MAX } else { self.waiting() >= limits::INBOX_WAITING_MAX };
         full.then(|| "too much is waiting already".to_owned())
-    }
-
-    /// Whether a run of the job waits or has its turn.
-    fn at_work(&self, id: JobId) -> bool {
-        let waits = |row: &WaitingRow| schedule::job_of(&row.inbound.message_id) == Some(id);
-        self.turns.values().any(|turn| turn.scheduled == Some(id))
-            || self.sessions.values().any(|session| session.queue.iter().any(|waiting| waits(&waiting.row)))
     }
 
     fn what_runs(&self, id: JobId, job: &Job, slot: &str) -> RunWhat {
@@ -488,6 +475,7 @@ impl Core {
             self.time_decided(job, slot, last, result.as_ref().err().copied());
         }
         let answer = match result {
+            Ok(Outcome::RunStarted { inbox: None, queued: None }) => Err(format!("job {job} is at work already")),
             Ok(Outcome::RunStarted { inbox, queued }) => {
                 if let (Some(inbox), Some(inbound)) = (inbox, message) {
                     let session = inbound.chat.session();

@@ -81,10 +81,8 @@ impl Core {
 
     fn recover_turn(&mut self, row: RunningRow) {
         // A scheduled run has no message to answer.
-        let scheduled = schedule::job_of(&row.message_id);
-        let reply_to = scheduled.is_none().then(|| row.message_id.clone());
-        let turn =
-            Turn { reply_to: reply_to.clone(), preview: row.preview.clone(), scheduled, ..Turn::new(&row.session, row.chat.clone()) };
+        let reply_to = schedule::job_of(&row.message_id).is_none().then(|| row.message_id.clone());
+        let turn = Turn { reply_to: reply_to.clone(), preview: row.preview.clone(), ..Turn::new(&row.session, row.chat.clone()) };
         self.claim(&row.session, &row.chat, row.turn);
         self.turns.insert(row.turn, turn);
         if row.attempt < ATTEMPTS_MAX {

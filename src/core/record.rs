@@ -182,7 +182,7 @@ pub enum Op {
     /// Deletes a job and its history. `Fenced` if there is none. → `Done`
     RemoveJob { job: JobId },
     /// Writes down that a time of a job has come and what follows, before any of it begins: the run, its message, the end
-    /// of a job that has no other time. Fails with `Fenced` if the job is over or the time was decided upon. → [`Outcome::RunStarted`]
+    /// of a job that has no other time. While a run of the job has not ended, another one is written down as skipped. Fails with `Fenced` if the job is over or the time was decided upon. → [`Outcome::RunStarted`]
     StartRun(Box<RunStart>),
     /// The last run of each job that has one. → [`Outcome::LastRuns`]
     LoadLastRuns,
@@ -237,7 +237,7 @@ pub enum Outcome {
     JobAdded {
         job: JobId,
     },
-    /// The rows that carry the run on. Neither for one that was skipped, or begun before.
+    /// The rows that carry the run on. Neither for one that was skipped, or begun before, or whose job is still at work.
     RunStarted {
         inbox: Option<InboxId>,
         queued: Option<OutboxId>,

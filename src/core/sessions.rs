@@ -2,8 +2,8 @@
 
 use super::event::{Effect, Level, StoreFault, TurnEnd, TurnEvent, TurnSpec, Verdict};
 use super::record::{ApprovalState, Op, Outcome, Question, TurnFinish, TurnState, WaitingRow};
-use super::types::{ApprovalId, ChatRef, Inbound, InboxId, JobId, Message, Outbound, OutboundKind, Role, TurnId, Usage};
-use super::{Approval, BusyMode, Core, Pending, prompt, schedule};
+use super::types::{ApprovalId, ChatRef, Inbound, InboxId, Message, Outbound, OutboundKind, Role, TurnId, Usage};
+use super::{Approval, BusyMode, Core, Pending, prompt};
 use crate::limits;
 use std::collections::VecDeque;
 
@@ -39,8 +39,6 @@ pub struct Turn {
     pub chat: ChatRef,
     pub(super) stage: TurnStage,
     pub(super) reply_to: Option<String>,
-    /// The job that it is a run of.
-    pub(super) scheduled: Option<JobId>,
     /// The platform's id of the message that shows the reply in the making.
     pub(super) preview: Option<String>,
     /// The reply so far.
@@ -56,7 +54,6 @@ impl Turn {
             chat,
             stage: TurnStage::Claimed,
             reply_to: None,
-            scheduled: None,
             preview: None,
             text: String::new(),
             typing_due_ms: None,
@@ -84,8 +81,7 @@ impl Core {
     pub(super) fn claim_new(&mut self, session: &str, inbound: &Inbound, turn: TurnId) {
         self.claim(session, &inbound.chat, turn);
         let reply_to = (!inbound.private).then(|| inbound.message_id.clone());
-        let scheduled = schedule::job_of(&inbound.message_id);
-        let started = Turn { reply_to, scheduled, since_ms: self.now.mono_ms, ..Turn::new(session, inbound.chat.clone()) };
+        let started = Turn { reply_to, since_ms: self.now.mono_ms, ..Turn::new(session, inbound.chat.clone()) };
         self.turns.insert(turn, started);
     }
 

@@ -63,8 +63,11 @@ pub(super) fn start(connection: &Connection, start: &RunStart) -> Done {
         // Changes nothing: whether the job is there.
         None => one(connection.execute("UPDATE jobs SET state = state WHERE id = ?1 AND state <> 'ended'", [start.job])?)?,
     }
+    let at_work = "SELECT EXISTS(SELECT 1 FROM runs WHERE job = ?1 AND state = 'started')";
+    let at_work: bool = connection.query_row(at_work, [start.job], |row| row.get(0))?;
     let (mut state, mut detail, mut inbox, mut queued) = ("done", None, None, None);
     match &start.what {
+        RunWhat::Ask(_) if at_work => (state, detail) = ("skipped", Some("the run before is still at work")),
         RunWhat::Ask(inbound) => {
             // Its key against duplicates is the run's own.
             let sql = "INSERT INTO inbox(state, received_ms, body) VALUES('waiting', ?1, ?2)";
@@ -72,7 +75,7 @@ pub(super) fn start(connection: &Connection, start: &RunStart) -> Done {
             (state, inbox) = ("started", Some(connection.last_insert_rowid()));
         }
         RunWhat::Say(message) => queued = Some(outbox::insert(connection, message, start.now_ms)?),
-        RunWhat::Skip(why) => (state, detail) = ("skipped", Some(why)),
+        RunWhat::Skip(why) => (state, detail) = ("skipped", Some(why.as_str())),
     }
     let ended_ms = inbox.is_none().then_some(start.now_ms);
     connection.execute(
