@@ -115,7 +115,7 @@ pub(super) fn load_transcript(connection: &Connection, name: &str, messages_max:
 /// neither is done twice. While the exchange's turn runs there is nothing to take back yet: `Fenced`.
 pub(super) fn undo(connection: &Connection, name: &str, inbox: InboxId, retry: bool) -> Done {
     super::inbox::require_waiting(connection, inbox)?;
-    let outcome = take_back(connection, name)?;
+    let outcome = take_back(connection, name, retry)?;
     match &outcome {
         Outcome::Undone(Some(text)) if retry => super::inbox::replace_text(connection, inbox, text)?,
         Outcome::Undone(Some(_)) => {
@@ -127,12 +127,19 @@ pub(super) fn undo(connection: &Connection, name: &str, inbox: InboxId, retry: b
     Ok(outcome)
 }
 
-fn take_back(connection: &Connection, name: &str) -> Done {
+fn take_back(connection: &Connection, name: &str, retry: bool) -> Done {
     let Some(session) = find(connection, name)? else { return Ok(Outcome::Undone(None)) };
     let last = "SELECT turn FROM messages WHERE session = ?1 AND epoch = ?2 ORDER BY id DESC LIMIT 1";
-    let Some(turn) = connection.read_row(last, [session.id, session.epoch], |row| row.get::<_, i64>(0)).optional()? else {
-        return Ok(Outcome::Undone(None));
-    };
+    // A retry is for the turn that was given up, whatever was talked about since; its chat was told so.
+    let given_up = "SELECT m.turn FROM messages m JOIN turns t ON t.id = m.turn \
+                    WHERE m.session = ?1 AND m.epoch = ?2 AND t.state = 'interrupted' ORDER BY m.id DESC LIMIT 1";
+    let mut found: Option<i64> = None;
+    for sql in [Some(given_up).filter(|_| retry), Some(last)].into_iter().flatten() {
+        if found.is_none() {
+            found = connection.read_row(sql, [session.id, session.epoch], |row| row.get(0)).optional()?;
+        }
+    }
+    let Some(turn) = found else { return Ok(Outcome::Undone(None)) };
     let running = "SELECT 1 FROM turns WHERE id = ?1 AND state = 'running'";
     if connection.read_row(running, [turn], |_| Ok(())).optional()?.is_some() {
         return Err(Failure::Fenced);

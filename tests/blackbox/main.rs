@@ -14,6 +14,7 @@ mod fakes;
 mod instance;
 mod lifecycle;
 mod matrix;
+mod outside;
 mod provider;
 mod resources;
 mod soak;

@@ -199,6 +199,21 @@ fn undo_takes_back_one_exchange_after_the_other() {
     assert_eq!(store.call(undo(command("c4"))), Ok(Outcome::Undone(None)));
 }
 
+/// Regression: /retry answered the last message again, and the turn that had been given up never was.
+#[test]
+fn a_retry_is_for_the_turn_that_was_given_up() {
+    let store = Fixture::new();
+    store.begin(1);
+    let Op::FinishTurn(mut given_up) = finish(1, &[]) else { panic!("a finish") };
+    given_up.state = TurnState::Interrupted;
+    store.expect(Op::FinishTurn(given_up));
+    store.begin(2);
+    store.expect(finish(2, &[]));
+    let retry = |id: &str| Op::Undo { session: SESSION.to_owned(), inbox: store.accept(id), retry: true };
+    assert_eq!(store.call(retry("r1")), Ok(Outcome::Undone(Some("question 1".to_owned()))));
+    assert_eq!(store.call(retry("r2")), Ok(Outcome::Undone(Some("question 2".to_owned()))));
+}
+
 #[test]
 fn a_long_transcript_is_cut_at_a_question() {
     let store = Fixture::new();
