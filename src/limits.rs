@@ -114,6 +114,32 @@ pub const STOP_PATIENCE_MS: u64 = 50;
 /// People who are not allowed to speak and whose first message was logged; when full, the list starts anew.
 pub const STRANGERS_MAX: usize = 1000;
 
+// --- schedules ---
+
+/// Jobs of one chat.
+pub const JOBS_PER_CHAT_MAX: usize = 50;
+/// Jobs of all chats together.
+pub const JOBS_MAX: usize = 500;
+/// Text of one job.
+pub const JOB_TEXT_BYTES_MAX: usize = 8 * KIB;
+/// Shortest interval between two runs of a job; cron expressions cannot say less.
+pub const JOB_INTERVAL_MS_MIN: i64 = 60_000;
+/// Runs of a job that are kept, unfinished ones besides.
+pub const JOB_RUNS_KEPT: usize = 20;
+/// Ended jobs (those that run once) that are kept, with their runs.
+pub const JOBS_ENDED_KEPT: usize = 100;
+/// A run that begins later than this was missed: whether it is made up for is the job's own word. Control looks at the
+/// clock every ten seconds, and a restart takes some.
+pub const JOB_LATE_MS: i64 = 90_000;
+/// After the store did not take the beginning of a run.
+pub const JOB_RETRY_MS: u64 = 10_000;
+/// Old rows are deleted for the first time this long after the start, when clocks without a battery have been set …
+pub const PRUNE_FIRST_MS: u64 = 600_000;
+/// … and then this often.
+pub const PRUNE_INTERVAL_MS: u64 = 86_400_000;
+/// A step of the wall clock against the monotonic one after which the times of jobs are worked out anew.
+pub const CLOCK_STEP_MS: u64 = 2000;
+
 // --- network ---
 
 /// Response body held in memory (not streamed, not a file).

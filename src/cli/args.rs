@@ -104,9 +104,50 @@ pub enum Command {
         /// The message; without it, what comes in by a pipe
         text: Vec<String>,
     },
+    /// Scheduled jobs: list and change them
+    #[command(subcommand)]
+    Cron(CronCommand),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum CronCommand {
+    /// Show all jobs
+    List {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a job
+    Add {
+        /// In which chat, e.g. telegram:77001; with a topic telegram:-100123/12
+        #[arg(long, value_name = "ADAPTER:CHAT", value_parser = chat_ref)]
+        to: ChatRef,
+        /// The topic or thread, where its name is not a number
+        #[arg(long, value_name = "THREAD")]
+        thread: Option<String>,
+        /// Send the text as it is instead of saying it to the agent
+        #[arg(long)]
+        say: bool,
+        /// What becomes of a time at which the gateway did not run
+        #[arg(long, value_name = "run|skip", value_parser = ["run", "skip"], default_value = "run")]
+        catch_up: String,
+        /// "every 2h", "every day 9:00", "in 20m", "at 2026-12-01 09:00", or a cron expression: "30 8 * * 1-5"
+        when: String,
+        /// What is to be done then
+        #[arg(required = true)]
+        text: Vec<String>,
+    },
+    /// Delete a job and its history
+    Remove { job: i64 },
+    /// Let its times pass
+    Pause { job: i64 },
+    /// Let it go on
+    Resume { job: i64 },
+    /// Run it now, beside its times
+    Run { job: i64 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]

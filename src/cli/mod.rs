@@ -4,6 +4,7 @@ mod args;
 mod chat;
 mod config;
 mod console;
+mod cron;
 mod demo;
 mod doctor;
 mod human;
@@ -91,6 +92,7 @@ pub fn main(program: &Program<'_>) -> u8 {
         Command::Doctor => doctor::doctor(&context),
         Command::Setup => setup::setup(&context),
         Command::Send { to, thread, text } => send::send(&context, to, thread, &text.join(" ")),
+        Command::Cron(command) => cron::cron(&context, command),
         Command::Config(command) => config::config(&context, command),
     }
 }

@@ -3,6 +3,7 @@
 use super::board::Board;
 use super::exclusive::exclusive;
 use super::lanes::{self, Lanes, Message, Signal};
+use super::memory::Monitor;
 use super::{Attached, Control, signals};
 use crate::adapter::local;
 use crate::adapter::sender::Mailbox;
@@ -134,7 +135,7 @@ impl Parts {
         let children = Children::new(instance_mark(&config.state_dir), threads);
         children.set_environment(own_places(&config, options.config_path.as_deref()));
         let notifier = Arc::new(Notifier::from_environment());
-        start_guardian(threads, &guardian, &lanes, &children, &notifier)?;
+        start_guardian(threads, &guardian, &lanes, &children, &notifier, Monitor::new(config.memory, &lanes))?;
         crate::net::register_threads(threads);
         let board = Arc::new(Board::new(threads, &children, &lanes, stop_budget, &guardian));
         let attach_lanes = lanes.clone();
@@ -260,6 +261,7 @@ fn start_guardian(
     lanes: &Lanes,
     children: &Children,
     notifier: &Arc<Notifier>,
+    monitor: Monitor,
 ) -> Result<(), StartError> {
     let (ping_lanes, overdue_lanes) = (lanes.clone(), lanes.clone());
     let (children, notifier, dump_threads) = (children.clone(), Arc::clone(notifier), threads.clone());
@@ -268,7 +270,10 @@ fn start_guardian(
         ping: Box::new(move || ping_lanes.urgent(Message::Ping)),
         overdue: Box::new(move |thread| overdue_lanes.urgent(Message::Overdue(thread.clone()))),
         interval: notifier.watchdog_interval().map_or(limits::GUARDIAN_INTERVAL, |limit| (limit / 2).min(limits::GUARDIAN_INTERVAL)),
-        healthy: Box::new(move || notifier.watchdog()),
+        healthy: Box::new(move || {
+            notifier.watchdog();
+            monitor.look();
+        }),
         leave: Box::new(move |why| {
             log::error!(target: "guardian", "{why}; ending the process");
             for thread in dump_threads.list() {
@@ -361,6 +366,8 @@ pub(super) fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> R
         approval_ms: ms(config.approval_timeout),
         drain_ms: ms(config.shutdown.drain),
         restart_drain_ms: ms(config.shutdown.restart_drain),
+        zone: config.time_zone.clone(),
+        keep_ms: ms(config.keep),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: first.map_or_else(String::new, |provider| provider.model.clone()),
     }

@@ -10,6 +10,7 @@ mod fault;
 mod ladder;
 pub mod lanes;
 mod links;
+mod memory;
 mod reload;
 mod signals;
 mod turns;
@@ -126,6 +127,8 @@ impl Control {
             Message::Ping => {
                 self.guardian.alive();
                 self.look_around();
+                // The wall clock may have been set, or the machine suspended, since core last looked.
+                self.feed(Event::Tick);
             }
             Message::Overdue(thread) => self.overdue(&thread),
             Message::TurnThreadEnded { turn } => {
@@ -219,6 +222,8 @@ fn name_of(message: &Message) -> &'static str {
         Message::Core(Event::Delivered { .. }) | Message::Delivered { .. } => "Delivered",
         Message::Core(Event::Say { .. }) => "Say",
         Message::Core(Event::Send { .. }) => "Send",
+        Message::Core(Event::Schedule { .. }) => "Schedule",
+        Message::Core(Event::MemoryHigh { .. }) => "MemoryHigh",
         Message::Core(Event::Attached { .. }) => "Attached",
         Message::Core(Event::Lifecycle(_)) => "Lifecycle",
         Message::Core(Event::Tick) => "Tick",

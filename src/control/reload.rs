@@ -77,6 +77,7 @@ impl Control {
         let later: Vec<&str> = [
             ("[shutdown] and [restart]", config.shutdown != self.config.shutdown),
             ("[log]", config.log_level != self.config.log_level),
+            ("[memory]", config.memory != self.config.memory),
             ("[net]", config.ca_file != self.config.ca_file),
             ("the state directory", config.state_dir != self.config.state_dir),
         ]

@@ -1,8 +1,10 @@
 //! What the slash commands do.
 
-use super::command::{Command, QueueCommand};
+use super::command::{Command, CronCommand, QueueCommand};
 use super::event::{Effect, Lifecycle, StoreFault, Verdict};
+use super::jobs::Asker;
 use super::record::{ApprovalState, Op, Outcome, WaitingRow};
+use super::schedule::Wish;
 use super::types::{AdapterState, ApprovalId};
 use super::{Core, Pending, sessions::Waiting};
 
@@ -42,10 +44,31 @@ impl Core {
             }
             Command::Usage => self.store(Op::LoadUsage { session }, Pending::Usage { asked: Box::new(row) }),
             Command::Restart => self.restart_command(&row),
+            Command::Cron(command) => self.cron_command(row, command),
             Command::Approve { id, session: all } => self.decide(row, id, ApprovalState::Approved, all),
             Command::Deny { id } => self.decide(row, id, ApprovalState::Denied, false),
             Command::Unknown(word) => self.reply(&row, &format!("I do not know /{word}. /help lists what I understand.")),
         }
+    }
+
+    fn cron_command(&mut self, row: WaitingRow, command: CronCommand) {
+        let wish = match command {
+            CronCommand::Usage => {
+                let text = "/cron add \"WHEN\" TEXT · /cron list · /cron remove N · /cron pause N · /cron resume N · /cron run N\n\
+                            WHEN is e.g. `every 2h`, `every day 9:00`, `in 20m`, `at 2026-12-01 09:00` or a cron expression like \
+                            `30 8 * * 1-5`. TEXT is said to me then; with `say:` before it, it is sent as it is. `/cron add skip \"WHEN\" …` \
+                            does not make up for times that I missed.";
+                return self.reply(&row, text);
+            }
+            CronCommand::Add(text) => return self.add_written(row, &text, false),
+            CronCommand::Remind(text) => return self.add_written(row, &text, true),
+            CronCommand::List => Wish::List,
+            CronCommand::Remove(job) => Wish::Remove { job },
+            CronCommand::Pause(job) => Wish::Pause { job },
+            CronCommand::Resume(job) => Wish::Resume { job },
+            CronCommand::Run(job) => Wish::Run { job },
+        };
+        self.wish(Asker::Chat(Box::new(row)), &wish);
     }
 
     /// Answers a command: an outbox row, at most one for each inbox row, then the inbox row is done.
@@ -104,7 +127,7 @@ impl Core {
         self.reply(row, &text);
     }
 
-    fn is_admin(&self, row: &WaitingRow) -> bool {
+    pub(super) fn is_admin(&self, row: &WaitingRow) -> bool {
         self.rules.adapters.get(&row.inbound.chat.adapter).is_some_and(|rules| rules.is_admin(&row.inbound.sender))
     }
 
@@ -126,6 +149,7 @@ impl Core {
             self.deliveries.len(),
             self.rules.model
         );
+        let text = self.schedule_line(&row.inbound.chat).map_or(text.clone(), |line| format!("{text}\n{line}"));
         self.reply(row, &text);
     }
 

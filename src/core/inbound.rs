@@ -139,7 +139,7 @@ impl Core {
 
     /// A row that waits: a command is executed, a message gets its place in the queue.
     pub(super) fn enqueue_waiting(&mut self, mut row: WaitingRow) {
-        let mut patient = self.rules.busy == super::BusyMode::Queue;
+        let mut patient = self.rules.busy == super::BusyMode::Queue || super::schedule::job_of(&row.inbound.message_id).is_some();
         match Command::parse(&row.inbound.text) {
             Some(Command::Queue(QueueCommand::Add(text))) => {
                 row.inbound.text = text;

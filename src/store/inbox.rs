@@ -84,6 +84,7 @@ pub(super) fn close(connection: &Connection, inbox: InboxId) -> Done {
     let state: Option<String> = connection.read_row("SELECT state FROM inbox WHERE id = ?1", [inbox], |row| row.get(0)).optional()?;
     if state.as_deref() != Some("done") {
         one(connection.run("UPDATE inbox SET state = 'done' WHERE id = ?1 AND state = 'waiting'", [inbox])?)?;
+        super::schedule::close_of_message(connection, inbox)?;
     }
     Ok(Outcome::Done)
 }

@@ -14,6 +14,7 @@ mod outbox;
 mod recover;
 pub mod repair;
 mod request;
+mod schedule;
 mod schema;
 mod sessions;
 mod thread;

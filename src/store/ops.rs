@@ -2,7 +2,7 @@
 //!
 //! Runs on the store thread. A function that writes is called inside a savepoint: when it fails, all it did is undone.
 
-use super::{StoreError, approvals, inbox, outbox, recover, sessions, turns, upkeep};
+use super::{StoreError, approvals, inbox, outbox, recover, schedule, sessions, turns, upkeep};
 use crate::core::record::{Op, Outcome};
 use rusqlite::{Connection, ErrorCode, Params, Row};
 use serde::Serialize;
@@ -83,7 +83,13 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
 pub(super) fn is_read(op: &Op) -> bool {
     matches!(
         op,
-        Op::LoadCursor { .. } | Op::LoadTranscript { .. } | Op::LoadUsage { .. } | Op::LoadOutbox { .. } | Op::Recover { .. } | Op::Figures
+        Op::LoadCursor { .. }
+            | Op::LoadTranscript { .. }
+            | Op::LoadUsage { .. }
+            | Op::LoadOutbox { .. }
+            | Op::LoadLastRuns
+            | Op::Recover { .. }
+            | Op::Figures
     )
 }
 
@@ -114,6 +120,11 @@ pub(super) fn name(op: &Op) -> &'static str {
         Op::LoadOutbox { .. } => "load outbox",
         Op::Ask { .. } => "ask",
         Op::Settle { .. } => "settle",
+        Op::AddJob { .. } => "add job",
+        Op::PauseJob { .. } => "pause job",
+        Op::RemoveJob { .. } => "remove job",
+        Op::StartRun(_) => "start run",
+        Op::LoadLastRuns => "load last runs",
         Op::Recover { .. } => "recover",
         Op::Figures => "figures",
         Op::Prune { .. } => "prune",
@@ -148,6 +159,11 @@ pub(super) fn execute(connection: &Connection, op: &Op) -> Done {
         Op::LoadOutbox { outbox } => outbox::load(connection, *outbox),
         Op::Ask { question, now_ms, notice } => approvals::ask(connection, question, *now_ms, notice),
         Op::Settle { approval, state, by, now_ms } => approvals::settle(connection, *approval, *state, by.as_deref(), *now_ms),
+        Op::AddJob { job, request } => schedule::add(connection, job, request.as_deref()),
+        Op::PauseJob { job, paused, now_ms } => schedule::pause(connection, *job, *paused, *now_ms),
+        Op::RemoveJob { job } => schedule::remove(connection, *job),
+        Op::StartRun(start) => schedule::start(connection, start),
+        Op::LoadLastRuns => schedule::last_runs(connection),
         Op::Recover { .. } => recover::recover(connection),
         Op::Figures => upkeep::figures(connection),
         Op::Prune { before_ms } => upkeep::prune(connection, *before_ms).map(|_| Outcome::Done),

@@ -162,5 +162,6 @@ pub(super) fn move_chat(connection: &Connection, adapter: &str, old: &str, new: 
             connection.run("UPDATE outbox SET body = ?2 WHERE id = ?1", params![id, encode(&message)?])?;
         }
     }
+    super::schedule::move_chat(connection, adapter, old, new)?;
     super::sessions::move_chat(connection, adapter, old, new)
 }

@@ -3,7 +3,7 @@
 //! Everything but the beginning needs the turn to be running; a turn that was ended in the meantime answers `Fenced`.
 
 use super::ops::{Done, Failure, Statements, encode, one};
-use super::{approvals, outbox, sessions};
+use super::{approvals, outbox, schedule, sessions};
 use crate::core::record::{Outcome, TurnFinish, TurnStart, TurnState};
 use crate::core::types::{InboxId, Message, Role, TurnId, Usage};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -80,6 +80,7 @@ pub(super) fn finish(connection: &Connection, finish: &TurnFinish) -> Done {
     connection.run("UPDATE turns SET state = ?2, ended_ms = ?3 WHERE id = ?1", params![finish.turn, state, finish.ended_ms])?;
     append(connection, finish.turn, &row, &finish.messages)?;
     sessions::add_usage(connection, row.session, row.epoch, finish.usage, true)?;
+    schedule::close_of_turn(connection, finish.turn, finish.state, finish.ended_ms)?;
     connection.run(CLOSE_INBOX_OF_TURN, [finish.turn])?;
     connection.run(approvals::CANCEL_OF_TURN, params![finish.turn, finish.ended_ms])?;
     let queued = outbox::insert_all(connection, &finish.replies, finish.ended_ms)?;

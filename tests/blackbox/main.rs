@@ -16,6 +16,7 @@ mod lifecycle;
 mod matrix;
 mod provider;
 mod resources;
+mod soak;
 mod support;
 mod systemd;
 mod telegram_basics;

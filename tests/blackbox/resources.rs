@@ -1,64 +1,10 @@
 //! What a gateway uses up: descriptors, memory, threads, wake-ups. It must not grow with what happened.
 
 use crate::support::gateway::Gateway;
-use crate::support::http::Fault;
-use crate::support::model::{self, Model, Protocol, Reply, Step};
 use crate::support::poll::{self, SOON};
 use crate::support::process::{self, descriptors};
 use crate::support::telegram::{ANA, Telegram};
 use std::time::Duration;
-
-/// Measured turns; `SOAK_TURNS` makes it ten thousand.
-const TURNS: usize = 120;
-/// A new conversation after so many, so that transcripts do not grow with the length of the test.
-const TURNS_PER_CONVERSATION: usize = 20;
-
-/// Messages one after the other, each with a connection of its own on both sides.
-fn exchange(telegram: &Telegram, model: &Model, count: usize) {
-    // Each is answered by one message, commands too.
-    let said = |text: &str| {
-        let before = telegram.lock().chats.get(&ANA).map_or(0, |chat| chat.messages.len());
-        telegram.user_says(ANA, text);
-        telegram.wait(SOON, &format!("an answer to {text:?}"), |state| (state.chats[&ANA].messages.len() >= before + 2).then_some(()));
-    };
-    for number in 0..count {
-        said(if number % 4 == 0 { "use a tool" } else { "just answer" });
-        if number % TURNS_PER_CONVERSATION == 0 {
-            said("/new");
-            model.forget_bodies();
-        }
-    }
-}
-
-#[test]
-fn a54_a55_descriptors_threads_and_memory_stay_flat_over_turns_and_reconnects() {
-    let turns = std::env::var("SOAK_TURNS").ok().and_then(|turns| turns.parse().ok()).unwrap_or(TURNS);
-    let (telegram, model) = (Telegram::start(), Model::start());
-    let tool = Reply::Stream(vec![model::shell("true"), Step::Pause(Duration::ZERO)]);
-    model.rule("use a tool", [tool, model::text("a tool was used")]);
-    model.rule("just answer", [model::text("an answer")]);
-    telegram.fail("getUpdates", Fault::CloseAfter, usize::MAX);
-    telegram.fail("sendMessage", Fault::CloseAfter, usize::MAX);
-    let gateway = Gateway::setup()
-        .telegram(&telegram)
-        .model(&model, Protocol::Anthropic)
-        .set("adapters.telegram", "streaming", "false")
-        .set("log", "level", "\"info\"")
-        .start();
-    exchange(&telegram, &model, turns / 3);
-    gateway.wait_idle();
-    let (before, connections) = (gateway.footprint(), telegram.server.connections());
-    exchange(&telegram, &model, turns);
-    gateway.wait_idle();
-    let (after, connections) = (gateway.footprint(), telegram.server.connections() - connections);
-    println!("{turns} turns, {connections} connections: {before:?} {after:?}");
-    assert!(connections >= 2 * turns as u64 - turns as u64 / 3, "there were many reconnects: {connections}");
-    assert!(after.descriptors <= before.descriptors + 3, "{before:?} {after:?}: {:#?}", descriptors(gateway.pid()));
-    assert!(after.threads <= before.threads + 2, "{before:?} {after:?}");
-    assert!(after.rss_kib <= before.rss_kib + 6 * 1024, "{before:?} {after:?}");
-    let sockets = descriptors(gateway.pid()).iter().filter(|path| path.to_string_lossy().starts_with("socket:")).count();
-    assert!(sockets <= 12, "{sockets} sockets while idle");
-}
 
 #[test]
 fn a54_failed_connects_leave_nothing_open() {

@@ -343,6 +343,7 @@ impl Model {
             waiting: self.inbox.iter().filter_map(waiting).collect(),
             pending: self.outbox.values().filter_map(pending).collect(),
             notes: Vec::new(),
+            jobs: Vec::new(),
             approvals: self
                 .approvals
                 .iter()

@@ -219,12 +219,6 @@ impl Model {
     pub fn journal(&self) -> Vec<Exchange> {
         self.shared.lock().journal.clone()
     }
-    /// Lets go of what the requests so far contained; their times stay.
-    pub fn forget_bodies(&self) {
-        for exchange in &mut self.shared.lock().journal {
-            exchange.body = Value::Null;
-        }
-    }
     /// The most requests that were open at one time.
     pub fn peak(&self) -> usize {
         self.shared.lock().peak
