@@ -41,7 +41,7 @@ fn a54_a55_descriptors_threads_and_memory_stay_flat_over_turns() {
         if number % 50 == 49 {
             telegram.user_says(ANA, "/new");
         }
-        let text = if number % 4 == 0 { "work" } else { "think" };
+        let text = if number.is_multiple_of(4) { "work" } else { "think" };
         telegram.user_says(ANA, &format!("{text} about {number}"));
         answered += 1;
         telegram.wait(SOON, "the answer", |state| (state.count(ANA, "answered") >= answered).then_some(()));
