@@ -15,6 +15,7 @@ mod instance;
 mod lifecycle;
 mod provider;
 mod resources;
+mod schedule;
 mod support;
 mod telegram_basics;
 mod telegram_faults;
