@@ -49,6 +49,8 @@ pub const STORE_GROUP_MAX: usize = 256;
 pub const STORE_PAGE_BYTES: u32 = 1024;
 /// Pages kept in memory; the system's page cache does the rest.
 pub const STORE_CACHE_BYTES: usize = 256 * KIB;
+/// Parsed statements that are kept while there is work: all that messages take.
+pub const STORE_STATEMENTS: usize = 64;
 /// The write-ahead log is moved into the database when it has this many pages, at the latest.
 pub const STORE_LOG_PAGES_MAX: u32 = 2048;
 /// The same, while there is nothing else to do: keeps the work out of the way of messages.
@@ -76,6 +78,8 @@ pub const STORE_FREE_PAGES_MAX: u64 = 512;
 
 /// One event must be handled within this; it takes microseconds when all is well.
 pub const CONTROL_EVENT: Duration = Duration::from_secs(10);
+/// `status` calls a gateway unresponsive when an event has taken this long.
+pub const CONTROL_UNRESPONSIVE: Duration = Duration::from_secs(2);
 /// An event that took longer is logged: control should never be that slow.
 pub const CONTROL_SLOW: Duration = Duration::from_millis(50);
 /// Receipts that one adapter has not fetched yet; an adapter waits for those of a batch before it asks for the next.
@@ -235,8 +239,9 @@ pub const TELEGRAM_SILENCE: Duration = Duration::from_secs(10);
 pub const TELEGRAM_DOWNLOAD: Duration = Duration::from_secs(60);
 /// Answering the presses on buttons of one batch; an unanswered one only shows a clock for a while.
 pub const TELEGRAM_CALLBACKS: Duration = Duration::from_secs(10);
-/// How long the messages of a batch may take to be committed before they are asked for again.
-pub const TELEGRAM_RECEIPTS: Duration = Duration::from_secs(60);
+/// How long the messages of a batch may take to be committed before they are asked for again: as long as one commit
+/// may take, and some.
+pub const TELEGRAM_RECEIPTS: Duration = Duration::from_secs(20);
 /// Updates in one poll; the Bot API's own limit.
 pub const TELEGRAM_UPDATES_MAX: usize = 100;
 /// Entities looked at in one text; Telegram sends 100 at the most.

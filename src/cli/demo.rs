@@ -96,7 +96,8 @@ fn config(state_dir: &Path, workdir: PathBuf) -> Config {
         time_zone: jiff::tz::TimeZone::try_system().unwrap_or(jiff::tz::TimeZone::UTC),
         memory: crate::config::MemoryConfig::default(),
         keep: Duration::ZERO,
-        shutdown: ShutdownConfig { drain: Duration::ZERO, ..ShutdownConfig::default() },
+        // Long enough for the commit behind the last reply.
+        shutdown: ShutdownConfig { drain: Duration::from_secs(1), ..ShutdownConfig::default() },
         tools: ToolsConfig { enabled: vec!["*".to_owned()], workdir, shell_timeout: Duration::from_secs(180), shell_env: Vec::new() },
         adapters: Vec::new(),
         busy: Busy::Interrupt,

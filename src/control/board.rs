@@ -41,7 +41,7 @@ pub struct Board {
     snapshot: Mutex<Snapshot>,
     threads: Threads,
     children: Children,
-    lanes: Lanes,
+    pub(super) lanes: Lanes,
     store: OnceLock<StoreHandle>,
     stop_budget: Duration,
     platforms: Mutex<BTreeMap<AdapterName, (String, Arc<AtomicU64>)>>,
@@ -89,6 +89,18 @@ impl Board {
         let _ = self.store.set(store.clone());
     }
 
+    #[cfg(debug_assertions)]
+    pub(super) fn store(&self) -> Option<&StoreHandle> {
+        self.store.get()
+    }
+
+    /// Nobody can publish or read meanwhile.
+    #[cfg(debug_assertions)]
+    pub(super) fn hold(&self, meanwhile: impl FnOnce()) {
+        let _held = lock(&self.snapshot);
+        meanwhile();
+    }
+
     pub(super) fn adapter_is(&self, name: &AdapterName, platform: &str, heard: &Arc<AtomicU64>) {
         lock(&self.platforms).insert(name.clone(), (platform.to_owned(), Arc::clone(heard)));
     }
@@ -113,6 +125,9 @@ impl Board {
 
     /// Asks control and waits for its answer.
     fn ask(&self, event: impl FnOnce(RequestId) -> Event) -> Result<String, String> {
+        if matches!(lock(&self.snapshot).phase, Phase::Leaving { .. }) {
+            return Err("the gateway is stopping; try again when it is back".to_owned());
+        }
         let request = self.next_request.fetch_add(1, Ordering::SeqCst);
         let (sender, answer) = bounded(1);
         lock(&self.requests).insert(request, sender);
@@ -133,8 +148,10 @@ impl Board {
             for_ms: now_ms.saturating_sub(*since_ms),
             activity: activity(&format!("turn/{id}")).map_or_else(|| "ending".to_owned(), |activity| activity.text),
         });
+        // Waiting for events has no deadline; handling one has.
+        let unresponsive_ms = u64::try_from(limits::CONTROL_UNRESPONSIVE.as_millis()).unwrap_or(u64::MAX);
         let unresponsive = activity("control")
-            .filter(|control| control.overdue_ms(now_ms).is_some())
+            .filter(|control| control.due_ms.is_some() && now_ms.saturating_sub(control.since_ms) >= unresponsive_ms)
             .map(|control| format!("stuck {} s in \"{}\"", now_ms.saturating_sub(control.since_ms) / 1000, control.text));
         let store = self.store.get().map(StoreHandle::health);
         StatusReport {
@@ -214,6 +231,7 @@ impl Admin for Board {
     }
 
     fn stop(&self) -> Result<(), String> {
+        self.guardian.stop_is_asked();
         self.guardian.stop_within(self.stop_budget + limits::GUARDIAN_SLACK);
         self.lanes.urgent(Message::Signal(Signal::Stop));
         Ok(())
@@ -251,6 +269,10 @@ impl Admin for Board {
     }
 
     fn command(&self, name: &str, args: serde_json::Value) -> Result<serde_json::Value, String> {
+        #[cfg(debug_assertions)]
+        if name == "fault" {
+            return self.fault(&args);
+        }
         if name == "cron" {
             let wish: Wish = serde_json::from_value(args).map_err(|error| format!("that is no request about jobs: {error}"))?;
             let answer = self.ask(|request| Event::Schedule { request, wish: Box::new(wish) })?;

@@ -4,6 +4,9 @@
 mod adapters;
 mod assemble;
 mod board;
+mod exclusive;
+#[cfg(debug_assertions)]
+mod fault;
 mod ladder;
 pub mod lanes;
 mod links;
@@ -58,6 +61,8 @@ pub struct Control {
     lanes: Lanes,
     threads: Threads,
     guardian: Arc<Guardian>,
+    /// For a person at the terminal who sees no log.
+    console: bool,
     store: StoreHandle,
     agent: Arc<Agent>,
     net: NetOptions,
@@ -121,6 +126,7 @@ impl Control {
             }
             Message::Ping => {
                 self.guardian.alive();
+                self.look_around();
                 // The wall clock may have been set, or the machine suspended, since core last looked.
                 self.feed(Event::Tick);
             }
@@ -130,6 +136,8 @@ impl Control {
             }
             Message::Signal(signal) => self.signal(signal),
             Message::Reloaded(result) => self.reloaded(*result),
+            #[cfg(debug_assertions)]
+            Message::Suffer(suffering) => fault::suffer(suffering),
         }
         let took = started.elapsed();
         if took > limits::CONTROL_SLOW {
@@ -227,5 +235,7 @@ fn name_of(message: &Message) -> &'static str {
         Message::Signal(Signal::Dump) => "Dump",
         Message::Reloaded(_) => "Reloaded",
         Message::Core(Event::Reconfigured { .. }) => "Reconfigured",
+        #[cfg(debug_assertions)]
+        Message::Suffer(_) => "Suffer",
     }
 }

@@ -8,6 +8,7 @@ mod adapters;
 pub mod command;
 mod commands;
 pub mod cron;
+mod deliveries;
 mod delivery;
 pub mod event;
 mod inbound;
@@ -27,11 +28,11 @@ use crate::limits;
 use event::{Effect, Event, Level, Now, RequestId, StoreFault, Ticket};
 use record::{Op, Outcome, TurnFinish, TurnStart, WaitingRow};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use types::{AdapterName, ApprovalId, ChatRef, Inbound, InboxId, OutboxId, Receipt, TurnId};
+use types::{AdapterName, ApprovalId, ChatRef, Inbound, InboxId, Receipt, TurnId};
 
 pub use adapters::Adapter;
 pub use jobs::{JobView, ScheduleView};
-pub use lifecycle::Phase;
+pub use lifecycle::{EXIT_RESTART, Phase};
 pub use sessions::{Session, Turn};
 
 /// What a message that arrives while its session is busy does.
@@ -187,7 +188,7 @@ pub struct Core {
     next_turn: TurnId,
     pending: HashMap<Ticket, Outstanding>,
     next_ticket: Ticket,
-    deliveries: BTreeMap<OutboxId, delivery::Delivery>,
+    deliveries: deliveries::Deliveries,
     approvals: BTreeMap<ApprovalId, Approval>,
     /// Sessions in which everything is approved until /new.
     approved_sessions: HashSet<String>,
@@ -224,7 +225,7 @@ impl Core {
             next_turn: 1,
             pending: HashMap::new(),
             next_ticket: 1,
-            deliveries: BTreeMap::new(),
+            deliveries: deliveries::Deliveries::default(),
             approvals: BTreeMap::new(),
             approved_sessions: HashSet::new(),
             unfinished: BTreeMap::new(),

@@ -91,9 +91,7 @@ impl Core {
         for turn in self.turns.values_mut().filter(|turn| turn.chat.adapter == *name && turn.chat.chat == old) {
             new.clone_into(&mut turn.chat.chat);
         }
-        for delivery in self.deliveries.values_mut().filter(|delivery| delivery.chat.adapter == *name && delivery.chat.chat == old) {
-            new.clone_into(&mut delivery.chat.chat);
-        }
+        self.deliveries.move_chat(name, old, new);
         self.move_jobs(name, old, new);
         let op = Op::MoveChat { adapter: name.clone(), old: old.to_owned(), new: new.to_owned() };
         self.store(op, Pending::Note);

@@ -157,6 +157,10 @@ pub enum Op {
     CloseInbox { inbox: InboxId },
     /// Puts messages into the outbox. `dedupe`: at most one with this key ever. → [`Outcome::Queued`]
     Enqueue { messages: Vec<Outbound>, dedupe: Option<String>, now_ms: i64 },
+    /// Takes up an outbound message: as [`Op::MarkSending`] for its next part. What is sent or given up is only read.
+    /// → [`Outcome::Outbox`], the row as it was before; `ambiguous` tells whether the part was attempted before with an
+    /// end that is not known
+    BeginSending { outbox: OutboxId },
     /// Before part `part` of an outbound message is sent; tells whether the part was attempted before with an end that is
     /// not known. Counts the attempt. Fails with `Fenced` unless it is the next part of an open message. → [`Outcome::Sending`]
     MarkSending { outbox: OutboxId, part: u32 },

@@ -7,6 +7,7 @@
 mod approvals;
 mod health;
 mod inbox;
+pub mod inspect;
 mod open;
 mod ops;
 mod outbox;

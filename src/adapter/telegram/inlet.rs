@@ -14,9 +14,9 @@ use crate::core::command::COMMANDS;
 use crate::core::record::{Op, Outcome};
 use crate::core::types::Receipt;
 use crate::limits;
-use crate::net::NetError;
+use crate::net::{NetError, NetOptions};
 use crate::store::StoreError;
-use crate::thread::{Cancelled, enter};
+use crate::thread::{CancelToken, Cancelled, enter};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -268,6 +268,26 @@ impl TelegramInlet {
             _ => AdapterError::Retry { cause, after: error.retry_after() },
         }
     }
+}
+
+/// Asks who we are, and nothing else.
+pub(super) fn check(settings: &Arc<Settings>, net: &NetOptions, token: &CancelToken, deadline: Deadline) -> Result<String, AdapterError> {
+    let error = match Api::new(settings, net, token).call("getMe", &json!({}), deadline) {
+        Ok(answer) => {
+            let user: User = serde_json::from_value(answer).unwrap_or_default();
+            return Ok(identity(&Me { id: user.id.unwrap_or(0), username: user.username.unwrap_or_default() }));
+        }
+        Err(error) => error,
+    };
+    let cause = error.to_string();
+    Err(match (&error.failure, error.code()) {
+        (Failure::Net(NetError::Cancelled), _) => AdapterError::Cancelled,
+        (Failure::Net(NetError::BadUrl(_)), _) => AdapterError::Fatal { cause, remedy: "correct `base_url`".to_owned() },
+        (_, Some(401 | 404)) => {
+            AdapterError::Fatal { cause, remedy: "get a new token from @BotFather and put it where `token` says".to_owned() }
+        }
+        _ => AdapterError::Retry { cause, after: error.retry_after() },
+    })
 }
 
 fn identity(me: &Me) -> String {

@@ -332,6 +332,27 @@ fn a_message_is_sent_part_by_part() {
 }
 
 #[test]
+fn a_message_is_taken_up_where_it_stands() {
+    let store = Fixture::new();
+    let outbox = store.enqueue("long");
+    let begin = |store: &Fixture| match store.expect(Op::BeginSending { outbox }) {
+        Outcome::Outbox(row) => row.map(|row| (row.state, row.sent_parts.len(), row.ambiguous)),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(begin(&store), Some((OutboxState::Pending, 0, false)));
+    assert!(store.outbox(outbox).ambiguous);
+    assert_eq!(begin(&store), Some((OutboxState::Sending, 0, true)));
+    assert_eq!(store.outbox(outbox).attempts, 2);
+    store.expect(Op::MarkPartSent { outbox, part: 0, platform_id: "p".to_owned(), last: false });
+    assert_eq!(begin(&store), Some((OutboxState::Pending, 1, false)));
+    store.expect(Op::MarkPartSent { outbox, part: 1, platform_id: "q".to_owned(), last: true });
+    let row = store.outbox(outbox);
+    assert_eq!(begin(&store), Some((OutboxState::Sent, 2, false)));
+    assert_eq!(store.outbox(outbox), row, "only read");
+    assert_eq!(store.expect(Op::BeginSending { outbox: 999 }), Outcome::Outbox(None));
+}
+
+#[test]
 fn doubt_about_a_part_stays_until_it_is_sent() {
     let store = Fixture::new();
     let outbox = store.enqueue("hi");

@@ -3,6 +3,7 @@
 //! Each instance lives in a scratch directory of its own. When it is dropped it is stopped as a supervisor would, and
 //! the drop asserts what every stop must leave behind: nothing.
 
+use super::control_socket;
 use super::model::{Model, Protocol};
 use super::poll::{self, SOON};
 use super::process::{self, Footprint, Output};
@@ -10,7 +11,7 @@ use super::telegram::{ANA, Telegram};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
@@ -276,6 +277,10 @@ impl Gateway {
         self.spawn();
     }
 
+    /// Whether the process that the test started is there, or at least its end has not been looked at.
+    pub fn has_child(&self) -> bool {
+        self.child.is_some()
+    }
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.as_ref().expect("the gateway runs").id()).expect("a pid")
     }
@@ -302,9 +307,18 @@ impl Gateway {
     pub fn chat(&self, text: &str) -> Output {
         self.cli(&["chat", text])
     }
-    /// `status --json`; `None` while nobody answers.
+    /// One question at the control socket.
+    pub fn ask(&self, request: &Value) -> Result<Value, String> {
+        control_socket::ask(&self.setup.state_dir().join("gateway.sock"), request, Duration::from_secs(5))
+    }
+    /// What `status --json` says, without a process for it; `None` while nobody answers.
     pub fn try_status(&self) -> Option<Value> {
-        serde_json::from_str(&self.cli(&["status", "--json"]).stdout).ok()
+        self.ask(&json!({"do": "status"})).ok()
+    }
+    /// Brings it into a state that only a defect or a dying disk would: see the command `fault` of debug builds.
+    pub fn fault(&self, what: &str, time: Duration) -> Result<Value, String> {
+        let time_ms = u64::try_from(time.as_millis()).expect("a short time");
+        self.ask(&json!({"do": "command", "name": "fault", "args": {"what": what, "ms": time_ms}}))
     }
     pub fn status(&self) -> Value {
         let output = self.cli(&["status", "--json"]);
@@ -410,7 +424,7 @@ impl Gateway {
             lines = self.log.changed.wait_timeout(lines, end - now).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
-    fn log_tail(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let lines = self.log_lines();
         let tail = &lines[lines.len().saturating_sub(60)..];
         format!("--- the gateway's log, last {} of {} lines\n{}\n---", tail.len(), lines.len(), tail.join("\n"))
