@@ -17,6 +17,7 @@ mod matrix;
 mod outside;
 mod provider;
 mod resources;
+mod schedule;
 mod soak;
 mod support;
 mod systemd;

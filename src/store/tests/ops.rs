@@ -439,6 +439,7 @@ fn pruning_keeps_what_is_open_and_the_keys() {
     store.begin(2);
     store.accept("waits");
     store.expect(Op::Enqueue { messages: vec![], dedupe: Some("once".to_owned()), now_ms: 5 });
+    store.expect(Op::Enqueue { messages: vec![], dedupe: Some(format!("inbox:{done}")), now_ms: 5 });
     let before = store.recovered();
     assert_eq!(store.call(Op::Prune { before_ms: 150 }), Ok(Outcome::Done));
     assert_eq!(store.recovered(), before, "nothing open is touched");
@@ -451,6 +452,9 @@ fn pruning_keeps_what_is_open_and_the_keys() {
     assert_eq!(store.expect(accept("of turn 1", None)), Outcome::Duplicate { inbox: done });
     let again = Op::Enqueue { messages: vec![outbound("x")], dedupe: Some("once".to_owned()), now_ms: 6 };
     assert_eq!(store.expect(again), Outcome::Queued(vec![]));
+    let connection = rusqlite::Connection::open(store.path()).expect("opens beside the store");
+    let keys = |key: &str| connection.query_row("SELECT count(*) FROM enqueued WHERE key = ?1", [key], |row| row.get::<_, i64>(0));
+    assert_eq!((keys("once"), keys(&format!("inbox:{done}"))), (Ok(1), Ok(0)), "the key of a command goes with its row");
 }
 
 #[test]
