@@ -1,7 +1,7 @@
 //! Jobs through core's front door: what is said, what the store is asked for, what is answered.
 
 use super::super::event::{AdapterEvent, Event};
-use super::super::record::Recovered;
+use super::super::record::{Recovered, RunWhat};
 use super::super::types::Receipt;
 use super::super::{AdapterRules, BusyMode, Phase, Rules};
 use super::*;
