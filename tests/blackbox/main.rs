@@ -10,6 +10,7 @@ mod busy;
 mod cli;
 mod commands;
 mod crash;
+mod crowd;
 mod fakes;
 mod instance;
 mod lifecycle;
