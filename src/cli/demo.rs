@@ -93,7 +93,7 @@ fn config(state_dir: &Path, workdir: PathBuf) -> Config {
     Config {
         providers: vec![provider],
         // Whoever leaves a demo does not wait for what runs in it.
-        time_zone: jiff::tz::TimeZone::try_system().unwrap_or(jiff::tz::TimeZone::UTC),
+        time_zone: clock::zone::local().clone(),
         memory: crate::config::MemoryConfig::default(),
         keep: Duration::ZERO,
         // Long enough for the commit behind the last reply.

@@ -3,6 +3,7 @@
 use super::load::{DAY, HOUR};
 use super::reader::Section;
 use super::{MemoryConfig, size};
+use crate::clock::zone;
 use jiff::tz::TimeZone;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -15,11 +16,11 @@ const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 pub(super) fn time_zone(root: &Section<'_>) -> TimeZone {
     let section = root.section("schedule");
     let named = section.text("time_zone");
-    let system = || TimeZone::try_system().unwrap_or(TimeZone::UTC);
+    let system = || zone::local().clone();
     let zone = match named {
         None => system(),
         Some((name, _)) if name == "system" => system(),
-        Some((name, at)) => TimeZone::get(&name).unwrap_or_else(|_| {
+        Some((name, at)) => zone::named(&name).unwrap_or_else(|| {
             let label = "expected a name like \"Europe/Berlin\" that is in /usr/share/zoneinfo, or \"system\"";
             section.error(format!("unknown time zone \"{name}\""), Some(at), label);
             TimeZone::UTC
