@@ -3,6 +3,8 @@
 //! A [`Deadline`] is a value that is passed down, so that a chain of calls shares one end instead of
 //! adding up time-outs. All waiting in this program is expressed with it.
 
+pub mod zone;
+
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The monotonic clock. All other modules come here instead of calling `Instant::now`.

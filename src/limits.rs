@@ -37,8 +37,8 @@ pub const SENDER_QUEUE_MAX: usize = 64;
 pub const LOG_QUEUE_MAX: usize = 512;
 /// Longest log line; the rest is cut. journald's own limit is 48 KiB.
 pub const LOG_LINE_BYTES_MAX: usize = 8 * KIB;
-/// Requests waiting for the store.
-pub const STORE_QUEUE_MAX: usize = 4096;
+/// Requests waiting for the store: a batch of a hundred messages from each of twenty platforms. 16 bytes each, touched at the start.
+pub const STORE_QUEUE_MAX: usize = 2048;
 /// Requests that share one transaction, so that one fsync serves them all.
 pub const STORE_GROUP_MAX: usize = 256;
 
@@ -49,6 +49,8 @@ pub const STORE_GROUP_MAX: usize = 256;
 pub const STORE_PAGE_BYTES: u32 = 1024;
 /// Pages kept in memory; the system's page cache does the rest.
 pub const STORE_CACHE_BYTES: usize = 256 * KIB;
+/// Parsed statements that are kept while there is work: all that messages take.
+pub const STORE_STATEMENTS: usize = 64;
 /// The write-ahead log is moved into the database when it has this many pages, at the latest.
 pub const STORE_LOG_PAGES_MAX: u32 = 2048;
 /// The same, while there is nothing else to do: keeps the work out of the way of messages.
@@ -76,6 +78,8 @@ pub const STORE_FREE_PAGES_MAX: u64 = 512;
 
 /// One event must be handled within this; it takes microseconds when all is well.
 pub const CONTROL_EVENT: Duration = Duration::from_secs(10);
+/// `status` calls a gateway unresponsive when an event has taken this long.
+pub const CONTROL_UNRESPONSIVE: Duration = Duration::from_secs(2);
 /// An event that took longer is logged: control should never be that slow.
 pub const CONTROL_SLOW: Duration = Duration::from_millis(50);
 /// Receipts that one adapter has not fetched yet; an adapter waits for those of a batch before it asks for the next.
@@ -109,6 +113,32 @@ pub const STORE_RETRY_MS: u64 = 1000;
 pub const STOP_PATIENCE_MS: u64 = 50;
 /// People who are not allowed to speak and whose first message was logged; when full, the list starts anew.
 pub const STRANGERS_MAX: usize = 1000;
+
+// --- schedules ---
+
+/// Jobs of one chat.
+pub const JOBS_PER_CHAT_MAX: usize = 50;
+/// Jobs of all chats together.
+pub const JOBS_MAX: usize = 500;
+/// Text of one job.
+pub const JOB_TEXT_BYTES_MAX: usize = 8 * KIB;
+/// Shortest interval between two runs of a job; cron expressions cannot say less.
+pub const JOB_INTERVAL_MS_MIN: i64 = 60_000;
+/// Runs of a job that are kept, unfinished ones besides.
+pub const JOB_RUNS_KEPT: usize = 20;
+/// Ended jobs (those that run once) that are kept, with their runs.
+pub const JOBS_ENDED_KEPT: usize = 100;
+/// A run that begins later than this was missed: whether it is made up for is the job's own word. Control looks at the
+/// clock every ten seconds, and a restart takes some.
+pub const JOB_LATE_MS: i64 = 90_000;
+/// After the store did not take the beginning of a run.
+pub const JOB_RETRY_MS: u64 = 10_000;
+/// Old rows are deleted for the first time this long after the start, when clocks without a battery have been set …
+pub const PRUNE_FIRST_MS: u64 = 600_000;
+/// … and then this often.
+pub const PRUNE_INTERVAL_MS: u64 = 86_400_000;
+/// A step of the wall clock against the monotonic one after which the times of jobs are worked out anew.
+pub const CLOCK_STEP_MS: u64 = 2000;
 
 // --- network ---
 
@@ -219,16 +249,17 @@ pub const PROVIDER_REST_MAX: Duration = Duration::from_secs(600);
 
 /// Beyond the time for which Telegram holds a poll open: its own delay and the network's.
 pub const TELEGRAM_POLL_MARGIN: Duration = Duration::from_secs(10);
-/// Any other call; they are answered within a second when all is well.
-pub const TELEGRAM_CALL: Duration = Duration::from_secs(20);
+/// Any other call; they are answered within a second when all is well. Somebody waits for a message that may be lost.
+pub const TELEGRAM_CALL: Duration = Duration::from_secs(12);
 /// Longest silence within an answer or a file.
 pub const TELEGRAM_SILENCE: Duration = Duration::from_secs(10);
 /// Fetching the files of one message. Polling waits for it, so it is short; 20 MB need 2.7 Mbit/s.
 pub const TELEGRAM_DOWNLOAD: Duration = Duration::from_secs(60);
 /// Answering the presses on buttons of one batch; an unanswered one only shows a clock for a while.
 pub const TELEGRAM_CALLBACKS: Duration = Duration::from_secs(10);
-/// How long the messages of a batch may take to be committed before they are asked for again.
-pub const TELEGRAM_RECEIPTS: Duration = Duration::from_secs(60);
+/// How long the messages of a batch may take to be committed before they are asked for again: as long as one commit
+/// may take, and some.
+pub const TELEGRAM_RECEIPTS: Duration = Duration::from_secs(20);
 /// Updates in one poll; the Bot API's own limit.
 pub const TELEGRAM_UPDATES_MAX: usize = 100;
 /// Entities looked at in one text; Telegram sends 100 at the most.

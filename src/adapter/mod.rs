@@ -4,6 +4,8 @@
 //! `adapter/NAME/send` and delivers. Both are straight-line code that blocks with deadlines and returns errors;
 //! reconnecting, backoff, replacing a stuck thread, queues and durability are done once, by the code around them.
 
+#[cfg(debug_assertions)]
+pub mod fault;
 pub mod files;
 pub mod local;
 pub mod runner;
@@ -227,4 +229,13 @@ pub trait Adapter: Send + Sync {
     fn traits(&self) -> Traits;
     fn inlet(&self) -> Box<dyn Inlet>;
     fn outlet(&self, net: &NetOptions, token: &CancelToken) -> Box<dyn Outlet>;
+
+    /// Asks the platform whether the credential is good, without receiving or sending anything. → as whom, or `None`
+    /// where that cannot be asked. For `doctor` and `setup`; it may run beside a gateway that is connected.
+    ///
+    /// # Errors
+    /// [`AdapterError`]: `Fatal` if the credential is not accepted.
+    fn check(&self, _net: &NetOptions, _token: &CancelToken, _deadline: Deadline) -> Result<Option<String>, AdapterError> {
+        Ok(None)
+    }
 }

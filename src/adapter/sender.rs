@@ -247,9 +247,12 @@ impl SendingThread<'_> {
 
     fn deliver(&mut self, job: Job) {
         let outbox = job.outbox;
-        let result = match self.call(Op::LoadOutbox { outbox }) {
-            Ok(Outcome::Outbox(Some(row))) if row.state == OutboxState::Sent => Some(Delivered::Sent),
-            Ok(Outcome::Outbox(Some(row))) => self.deliver_row(&row, job.turn),
+        let result = match self.call(Op::BeginSending { outbox }) {
+            Ok(Outcome::Outbox(Some(row))) => match row.state {
+                OutboxState::Sent => Some(Delivered::Sent),
+                OutboxState::Failed => Some(Delivered::Reject { cause: "it was given up before".to_owned() }),
+                OutboxState::Pending | OutboxState::Sending => self.deliver_row(&row, job.turn),
+            },
             Ok(_) => Some(Delivered::Reject { cause: "its row is gone".to_owned() }),
             Err(_) => Some(Delivered::Untried),
         };
@@ -258,21 +261,26 @@ impl SendingThread<'_> {
         }
     }
 
-    /// `None`: the store's thread will report.
+    /// The row is marked as being sent, its next part that is. `None`: the store's thread will report.
     fn deliver_row(&mut self, row: &OutboxRow, turn: Option<TurnId>) -> Option<Delivered> {
         let parts = self.outlet.split(&row.message.text);
-        let Some(last) = parts.len().checked_sub(1) else {
-            return Some(Delivered::Reject { cause: "the text is empty".to_owned() });
+        let next = row.sent_parts.len();
+        let Some(last) = parts.len().checked_sub(1).filter(|last| next <= *last) else {
+            let cause = if parts.is_empty() { "the text is empty" } else { "it was split into more parts when it was begun" };
+            return Some(Delivered::Reject { cause: cause.to_owned() });
         };
         let shown = turn.and_then(|turn| self.mailbox.preview_of(turn));
         let mut replaces = row.message.replaces.clone().or(shown);
-        for (number, text) in parts.iter().enumerate().skip(row.sent_parts.len()) {
+        let mut attempted_before = row.ambiguous;
+        for (number, text) in parts.iter().enumerate().skip(next) {
             let part_number = u32::try_from(number).unwrap_or(u32::MAX);
-            let attempted_before = match self.call(Op::MarkSending { outbox: row.id, part: part_number }) {
-                Ok(Outcome::Sending { attempted_before }) => attempted_before,
-                Ok(_) | Err(StoreError::Bug(_)) => return Some(Delivered::Reject { cause: "its row is gone".to_owned() }),
-                Err(_) => return Some(Delivered::Untried),
-            };
+            if number > next {
+                attempted_before = match self.call(Op::MarkSending { outbox: row.id, part: part_number }) {
+                    Ok(Outcome::Sending { attempted_before }) => attempted_before,
+                    Ok(_) | Err(StoreError::Bug(_)) => return Some(Delivered::Reject { cause: "its row is gone".to_owned() }),
+                    Err(_) => return Some(Delivered::Untried),
+                };
+            }
             let replaces = if number == 0 { replaces.take() } else { None };
             let platform_id = match self.attempt(row, number, number == last, text, replaces, attempted_before) {
                 Ok(platform_id) => platform_id,
@@ -280,7 +288,7 @@ impl SendingThread<'_> {
             };
             let op = Op::MarkPartSent { outbox: row.id, part: part_number, platform_id, last: number == last };
             if number == last {
-                // Nobody has to wait for this commit but the report.
+                // Nobody has to wait for this commit but the report. It goes along with the next message's beginning.
                 let (report, outbox) = (std::sync::Arc::clone(&self.report), row.id);
                 self.store.submit(op, move |result| {
                     report.delivered(outbox, if result.is_ok() { Delivered::Sent } else { Delivered::Untried });

@@ -1,5 +1,7 @@
 //! The platforms there are: one line each. The configuration is checked against this table, and adapters are built by it.
 
+#[cfg(debug_assertions)]
+use super::fault;
 use super::{Adapter, telegram};
 use crate::config::AdapterConfig;
 use crate::config::keys::{Platform, PlatformKey, PlatformKeys};
@@ -25,7 +27,11 @@ pub struct PlatformInfo {
     pub build: fn(&AdapterConfig) -> Result<Box<dyn Adapter>, String>,
 }
 
-static PLATFORMS: &[PlatformInfo] = &[telegram::PLATFORM];
+static PLATFORMS: &[PlatformInfo] = &[
+    telegram::PLATFORM,
+    #[cfg(debug_assertions)]
+    fault::PLATFORM,
+];
 
 #[must_use]
 pub fn platforms() -> &'static [PlatformInfo] {
@@ -52,5 +58,16 @@ impl PlatformKeys for Keys {
     fn platforms(&self) -> Vec<Platform> {
         let key = |key: &KeyInfo| PlatformKey::of(key.name, key.secret, key.required, key.default);
         PLATFORMS.iter().map(|platform| Platform { name: platform.name, keys: platform.keys.iter().map(key).collect() }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Holds in `cargo test` and in `cargo test --release` alike.
+    #[test]
+    fn the_platform_that_misbehaves_is_in_debug_builds_only() {
+        assert_eq!(platforms().iter().any(|platform| platform.name == "fault"), cfg!(debug_assertions));
     }
 }

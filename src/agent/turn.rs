@@ -153,7 +153,7 @@ impl Turn<'_> {
         if let Outcome::Transcript(messages) = transcript {
             state.transcript = messages;
         }
-        let date = jiff::Zoned::now().date().to_string();
+        let date = clock::zone::local_now().date().to_string();
         let extra = self.agent.system_prompt.as_deref();
         state.system = prompt::system(self.platform, &self.agent.tools_config.workdir, &date, extra);
         if self.spec.resumed {

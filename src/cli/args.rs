@@ -70,6 +70,29 @@ pub enum Command {
         #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
         timeout: Option<Duration>,
     },
+    /// Restart the gateway, in whatever state it is: ask, then SIGUSR1, SIGTERM, SIGKILL; or start it
+    Restart {
+        /// Do not ask and do not wait for running turns: begin at SIGTERM
+        #[arg(long)]
+        force: bool,
+        /// The longest to wait before SIGKILL (default: what its budgets say)
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+        timeout: Option<Duration>,
+    },
+    /// Run it as a service of systemd
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    #[command(hide = true)]
+    Install(InstallArguments),
+    #[command(hide = true)]
+    Uninstall {
+        #[command(flatten)]
+        scope: ScopeArguments,
+    },
+    /// Find out what is wrong, and how to put it right (0 if nothing must be done, else 1)
+    Doctor,
+    /// Answer a few questions and get a configuration that works
+    Setup,
     /// Queue a message for a chat
     Send {
         /// To whom, e.g. telegram:77001; with a topic telegram:-100123/12
@@ -81,9 +104,50 @@ pub enum Command {
         /// The message; without it, what comes in by a pipe
         text: Vec<String>,
     },
+    /// Scheduled jobs: list and change them
+    #[command(subcommand)]
+    Cron(CronCommand),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum CronCommand {
+    /// Show all jobs
+    List {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a job
+    Add {
+        /// In which chat, e.g. telegram:77001; with a topic telegram:-100123/12
+        #[arg(long, value_name = "ADAPTER:CHAT", value_parser = chat_ref)]
+        to: ChatRef,
+        /// The topic or thread, where its name is not a number
+        #[arg(long, value_name = "THREAD")]
+        thread: Option<String>,
+        /// Send the text as it is instead of saying it to the agent
+        #[arg(long)]
+        say: bool,
+        /// What becomes of a time at which the gateway did not run
+        #[arg(long, value_name = "run|skip", value_parser = ["run", "skip"], default_value = "run")]
+        catch_up: String,
+        /// "every 2h", "every day 9:00", "in 20m", "at 2026-12-01 09:00", or a cron expression: "30 8 * * 1-5"
+        when: String,
+        /// What is to be done then
+        #[arg(required = true)]
+        text: Vec<String>,
+    },
+    /// Delete a job and its history
+    Remove { job: i64 },
+    /// Let its times pass
+    Pause { job: i64 },
+    /// Let it go on
+    Resume { job: i64 },
+    /// Run it now, beside its times
+    Run { job: i64 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
@@ -94,6 +158,79 @@ pub enum ConfigCommand {
     Show,
     /// Print where the file is or should be
     Path,
+}
+
+/// Whose service: of this user, or of the whole machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
+pub struct ScopeArguments {
+    /// The service of this user (default, unless root)
+    #[arg(long, conflicts_with = "system")]
+    pub user: bool,
+    /// The service of the whole machine (default for root)
+    #[arg(long)]
+    pub system: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct InstallArguments {
+    #[command(flatten)]
+    pub scope: ScopeArguments,
+    /// The account of a system service (default: one of its own, which may do little)
+    #[arg(long, value_name = "NAME", conflicts_with = "user")]
+    pub run_as: Option<String>,
+    /// Rewrite a unit also if it was edited by hand
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum ServiceCommand {
+    /// Install the service, start it, and have it started at boot; also brings an installed one up to date
+    Install(InstallArguments),
+    /// Stop it and remove it; the configuration and what it has stored stay
+    Uninstall {
+        #[command(flatten)]
+        scope: ScopeArguments,
+    },
+    Start {
+        #[command(flatten)]
+        scope: ScopeArguments,
+    },
+    Stop {
+        #[command(flatten)]
+        scope: ScopeArguments,
+    },
+    Restart {
+        #[command(flatten)]
+        scope: ScopeArguments,
+    },
+    /// What systemd says of it (0 running, 3 not)
+    Status {
+        #[command(flatten)]
+        scope: ScopeArguments,
+    },
+    /// Its log
+    Logs {
+        #[command(flatten)]
+        scope: ScopeArguments,
+        /// Show new lines as they come
+        #[arg(long, short)]
+        follow: bool,
+        /// How many lines
+        #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 100)]
+        lines: u32,
+    },
+    /// Print what would be installed; for systems without systemd, a file to begin with
+    Print {
+        #[command(flatten)]
+        scope: ScopeArguments,
+        /// The account of a system service
+        #[arg(long, value_name = "NAME", conflicts_with = "user")]
+        run_as: Option<String>,
+        /// For which supervisor
+        #[arg(long = "for", value_name = "KIND", default_value = "systemd", value_parser = ["systemd", "openrc", "runit", "s6", "launchd"])]
+        kind: String,
+    },
 }
 
 /// Drops `gateway` as the first word of the command, for hands that are used to it.
@@ -155,6 +292,13 @@ mod tests {
             &["hermes-gateway", "--state-dir=/x", "status", "--json"],
         ] {
             assert!(matches!(parse(words).expect("valid").command, Command::Status { json: true }), "{words:?}");
+        }
+        for words in [&["x", "gateway", "service", "install", "--system"][..], &["x", "service", "install", "--system"]] {
+            let Command::Service(ServiceCommand::Install(install)) = parse(words).expect("valid").command else { panic!("{words:?}") };
+            assert!(install.scope.system && install.run_as.is_none());
+        }
+        for words in [&["x", "gateway", "install"][..], &["x", "install"]] {
+            assert!(matches!(parse(words).expect("valid").command, Command::Install(_)), "{words:?}");
         }
         let Command::Chat { text, .. } = parse(&["hermes-gateway", "chat", "gateway", "down"]).expect("valid").command else {
             panic!("chat")

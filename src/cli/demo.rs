@@ -93,7 +93,11 @@ fn config(state_dir: &Path, workdir: PathBuf) -> Config {
     Config {
         providers: vec![provider],
         // Whoever leaves a demo does not wait for what runs in it.
-        shutdown: ShutdownConfig { drain: Duration::ZERO, ..ShutdownConfig::default() },
+        time_zone: clock::zone::local().clone(),
+        memory: crate::config::MemoryConfig::default(),
+        keep: Duration::ZERO,
+        // Long enough for the commit behind the last reply.
+        shutdown: ShutdownConfig { drain: Duration::from_secs(1), ..ShutdownConfig::default() },
         tools: ToolsConfig { enabled: vec!["*".to_owned()], workdir, shell_timeout: Duration::from_secs(180), shell_env: Vec::new() },
         adapters: Vec::new(),
         busy: Busy::Interrupt,

@@ -4,12 +4,17 @@ mod args;
 mod chat;
 mod config;
 mod console;
+mod cron;
 mod demo;
+mod doctor;
 mod human;
 mod output;
 mod printer;
+mod restart;
 mod run;
 mod send;
+mod service;
+mod setup;
 mod status;
 mod stop;
 mod terminal;
@@ -80,7 +85,14 @@ pub fn main(program: &Program<'_>) -> u8 {
         Command::Chat { text, session, timeout } => chat::chat(&context, &text.join(" "), session, timeout),
         Command::Status { json } => status::status(&context, json),
         Command::Stop { timeout } => stop::stop(&context, timeout),
+        Command::Restart { force, timeout } => restart::restart(&context, force, timeout),
+        Command::Service(command) => service::service(&context, command),
+        Command::Install(install) => service::service(&context, args::ServiceCommand::Install(install)),
+        Command::Uninstall { scope } => service::service(&context, args::ServiceCommand::Uninstall { scope }),
+        Command::Doctor => doctor::doctor(&context),
+        Command::Setup => setup::setup(&context),
         Command::Send { to, thread, text } => send::send(&context, to, thread, &text.join(" ")),
+        Command::Cron(command) => cron::cron(&context, command),
         Command::Config(command) => config::config(&context, command),
     }
 }

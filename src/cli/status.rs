@@ -116,6 +116,11 @@ fn render(report: &StatusReport, style: Style) -> String {
     let commit = report.store.last_commit_ms.map(|ms| format!("   last commit {ms} ms")).unwrap_or_default();
     let error = report.store.error.as_ref().map(|error| format!("   {error}")).unwrap_or_default();
     block(&mut lines, "store", &[format!("{}{commit}{error}", bytes(report.store.bytes))]);
+    if let Some(schedule) = report.schedule.as_ref().filter(|schedule| schedule.jobs > 0) {
+        let next =
+            schedule.next.as_ref().map(|next| format!("   next in {} (job {}, {})", duration_ms(next.in_ms), next.job, next.session));
+        block(&mut lines, "schedule", &[format!("{} jobs{}", count(schedule.jobs), next.unwrap_or_default())]);
+    }
     let mut out: String = lines.iter().map(|line| fit(&harmless(line), style.width) + "\n").collect();
     out = paint_headline(&out, exit, style);
     match exit {

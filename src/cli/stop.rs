@@ -29,7 +29,7 @@ pub(super) fn print_step(step: Step) {
     print(&render_step(&step));
 }
 
-fn render_step(step: &Step) -> String {
+pub(super) fn render_step(step: &Step) -> String {
     format!("  {:<32} {:<24} {:>8}\n", step.what, step.outcome, seconds(step.took))
 }
 

@@ -7,14 +7,14 @@ use super::keys::PlatformKeys;
 use super::places::Places;
 use super::reader::{Findings, Section, alternatives};
 use super::secret::{Sources, read_bounded};
-use super::{Busy, Config, ProviderConfig, ProviderKind, ShutdownConfig, ToolsConfig, duration};
+use super::{Busy, Config, ProviderConfig, ProviderKind, ShutdownConfig, ToolsConfig, duration, upkeep};
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::de::DeTable;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A configuration, and what is odd about it though it can be used.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,6 +143,9 @@ fn read_config(root: Section<'_>, places: &Places, sources: &Sources<'_>, platfo
             net.finish();
             file
         },
+        time_zone: upkeep::time_zone(&root),
+        memory: upkeep::memory(&root),
+        keep: upkeep::keep(&root),
         state_dir: places.state_dir.clone(),
     };
     let (approvals, approval_timeout) = approvals(&root);

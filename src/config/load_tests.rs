@@ -412,3 +412,30 @@ proptest::proptest! {
         let _ = load_text(&text);
     }
 }
+
+#[test]
+fn zone_memory_and_age() {
+    let config = |text: &str| load_text(&format!("{PROVIDER}{text}")).expect("valid").config;
+    let default = config("");
+    assert_eq!(default.memory, super::super::MemoryConfig::default());
+    assert_eq!(default.keep, 90 * DAY);
+    let set = config("[memory]\nlog_interval = \"0\"\nsoft_limit = \"256MB\"\n[store]\nkeep = \"0\"\n[schedule]\ntime_zone = \"UTC\"\n");
+    assert_eq!((set.memory.log_interval, set.memory.soft_limit, set.keep), (Duration::ZERO, Some(256 << 20), Duration::ZERO));
+    assert_eq!(set.time_zone, jiff::tz::TimeZone::UTC);
+    let shown = super::super::show(&set);
+    for part in ["[schedule]\ntime_zone = \"UTC\"", "soft_limit = \"256MB\"", "log_interval = \"0s\"", "[store]\nkeep = \"0s\""] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(shown.parse::<toml::Table>().is_ok(), "{shown}");
+    for (text, expect) in [
+        ("[memory]\nsoft_limit = \"much\"\n", "`soft_limit` is not a size"),
+        ("[memory]\nsoft_limit = \"1KB\"\n", "expected 1MB to 1024GB"),
+        ("[memory]\nsoft_limit = 256\n", "must be a string"),
+        ("[store]\nkeep = \"1h\"\n", "expected at least 1d, or 0 for ever"),
+        ("[schedule]\ntime_zone = \"Mars/Base\"\n", "unknown time zone \"Mars/Base\""),
+        ("[schedule]\nzone = \"UTC\"\n", "unknown key `zone`"),
+    ] {
+        let Err(LoadError::Invalid { rendered, .. }) = load_text(&format!("{PROVIDER}{text}")) else { panic!("must be refused: {text}") };
+        assert!(rendered.contains(expect), "{text}: {rendered}");
+    }
+}

@@ -11,6 +11,8 @@ pub mod places;
 mod reader;
 mod secret;
 mod show;
+pub mod size;
+mod upkeep;
 
 pub use environment::Environment;
 pub use load::{LoadError, Loaded, load};
@@ -127,6 +129,20 @@ pub struct ToolsConfig {
     pub shell_env: Vec<String>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// `[memory] log_interval`: how often resident memory is logged; default 1h, zero for never.
+    pub log_interval: Duration,
+    /// `[memory] soft_limit`, bytes of resident memory above which the gateway restarts itself; default none.
+    pub soft_limit: Option<u64>,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { log_interval: Duration::from_secs(3600), soft_limit: None }
+    }
+}
+
 /// `[adapters.NAME]`: what all platforms have in common, and the platform's own keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterConfig {
@@ -163,5 +179,10 @@ pub struct Config {
     pub system_prompt: Option<String>,
     /// `[net] ca_file`.
     pub ca_file: Option<PathBuf>,
+    /// `[schedule] time_zone`, default the system's.
+    pub time_zone: jiff::tz::TimeZone,
+    pub memory: MemoryConfig,
+    /// `[store] keep`: how long transcripts and what was delivered are kept; default 90d, zero for ever.
+    pub keep: Duration,
     pub state_dir: PathBuf,
 }

@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 const DIRECTORY: &str = "hermes-gateway";
 const SYSTEM_CONFIG: &str = "/etc/hermes-gateway/config.toml";
 const SYSTEM_STATE: &str = "/var/lib/hermes-gateway";
+/// Names the configuration where the command line does not.
+pub const CONFIG_VARIABLE: &str = "HERMES_GATEWAY_CONFIG";
+/// Names the state directory where the command line names nothing at all.
+pub const STATE_VARIABLE: &str = "HERMES_GATEWAY_STATE_DIR";
 
 /// What the command line says about places.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,7 +65,7 @@ pub fn find(choice: &Choice, environment: &Environment, exists: &dyn Fn(&Path) -
     }
     let config_home = environment.directory("XDG_CONFIG_HOME").or_else(|| environment.home().map(|home| home.join(".config")));
     let user_config = config_home.map(|directory| directory.join(DIRECTORY).join("config.toml"));
-    let chosen = choice.config.clone().or_else(|| environment.get("HERMES_GATEWAY_CONFIG").map(|text| environment.expand(text)));
+    let chosen = choice.config.clone().or_else(|| environment.get(CONFIG_VARIABLE).map(|text| environment.expand(text)));
     let config_chosen = chosen.is_some();
     let base = match chosen {
         Some(path) => std::path::absolute(&path).unwrap_or(path),
@@ -71,7 +75,7 @@ pub fn find(choice: &Choice, environment: &Environment, exists: &dyn Fn(&Path) -
     if profile == "default" {
         return Ok(Places { config: base, config_chosen, state_dir, profile: profile.to_owned() });
     }
-    // An explicit --state-dir is meant as it stands; all other places are shared by the profiles.
+    // An explicit one is meant as it stands; all other places are shared by the profiles.
     let state_dir = if choice.state_dir.is_some() { state_dir } else { state_dir.join("profiles").join(profile) };
     Ok(Places { config: profile_file(&base, profile), config_chosen, state_dir, profile: profile.to_owned() })
 }
@@ -95,6 +99,11 @@ fn first_existing(user: Option<PathBuf>, profile: &str, exists: &dyn Fn(&Path) -
 fn state_dir(choice: &Choice, environment: &Environment, config: &Path) -> Result<PathBuf, PlacesError> {
     if let Some(path) = &choice.state_dir {
         return Ok(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+    }
+    // Set for the tools of a gateway, so that this program, called by them, means that very gateway.
+    let same = choice.config.is_none() && choice.profile.is_none();
+    if let Some(path) = environment.directory(STATE_VARIABLE).filter(|_| same) {
+        return Ok(path);
     }
     if let Some(path) = environment.first_directory("STATE_DIRECTORY") {
         return Ok(path);
@@ -136,6 +145,9 @@ mod tests {
         check(&none, &user, &[etc], etc, home_state);
         check(&none, &root, &[etc], etc, "/var/lib/hermes-gateway");
         check(&none, &service, &[etc], etc, "/var/lib/gw");
+        let tool = user.clone().with("HERMES_GATEWAY_STATE_DIR", "/st").with("HERMES_GATEWAY_CONFIG", "/c.toml");
+        check(&none, &tool, &[etc], "/c.toml", "/st");
+        check(&chosen, &tool, &[etc], "/x/c.toml", home_state);
         check(&none, &xdg, &[], "/cfg/hermes-gateway/config.toml", "/st/hermes-gateway");
         check(&none, &variable, &[home_config], "/home/ana/other.toml", home_state);
         check(&chosen, &variable, &[home_config], "/x/c.toml", home_state);

@@ -41,6 +41,8 @@ impl<'a> Sources<'a> {
                 warnings.extend(wrong.iter().map(|line| format!("{shown}:{line}: not of the form NAME=VALUE; ignored")));
             }
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
+            // The service manager has read it as root, and passed on what is in it.
+            Err(cause) if cause.kind() == std::io::ErrorKind::PermissionDenied && environment.supervised() => {}
             Err(cause) => warnings.push(format!("{shown} cannot be read: {cause}")),
         }
         (Self { environment, directory, env_file, inline: Cell::new(false) }, warnings)

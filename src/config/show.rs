@@ -1,6 +1,7 @@
 //! The effective configuration as TOML, with `***` in place of secrets.
 
 use super::duration::format as duration;
+use super::size;
 use super::{Busy, Config, ProviderConfig, ProviderKind};
 use std::fmt::Write as _;
 
@@ -39,6 +40,14 @@ pub fn show(config: &Config) -> String {
     if let Some(file) = &config.ca_file {
         let _ = writeln!(out, "[net]\nca_file = {}\n", string(&file.display().to_string()));
     }
+    let zone = config.time_zone.iana_name().map_or_else(|| "system".to_owned(), str::to_owned);
+    let _ = writeln!(out, "[schedule]\ntime_zone = {}\n", string(&zone));
+    let limit = config
+        .memory
+        .soft_limit
+        .map_or_else(|| "# soft_limit: none".to_owned(), |bytes| format!("soft_limit = \"{}\"", size::format(bytes)));
+    let _ = writeln!(out, "[memory]\nlog_interval = \"{}\"\n{limit}\n", duration(config.memory.log_interval));
+    let _ = writeln!(out, "[store]\nkeep = \"{}\"\n", duration(config.keep));
     show_adapters(&mut out, config);
     out.truncate(out.trim_end().len());
     out.push('\n');

@@ -4,13 +4,14 @@ use super::links::{AdapterLink, SenderReport, SharedLink};
 use super::{Attached, Control};
 use crate::adapter::sender::SendingThread;
 use crate::adapter::{Link, runner};
-use crate::core::event::{AdapterEvent, Delivered, Event};
-use crate::core::types::AdapterName;
+use crate::clock;
+use crate::core::event::{AdapterEvent, Delivered, Event, Lifecycle};
+use crate::core::types::{AdapterName, AdapterState};
 use crate::limits;
 use crate::thread::ThreadEnd;
 use crossbeam_channel::bounded;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 impl Control {
     pub(super) fn start_adapter(&mut self, name: &AdapterName, generation: u64) {
@@ -104,6 +105,35 @@ impl Control {
         )?;
         self.adapter_threads.push(handle);
         Ok(())
+    }
+}
+
+impl Control {
+    /// With each ping of the guardian: what is wrong without a thread being stuck in a call.
+    pub(super) fn look_around(&mut self) {
+        self.cut_deaf_adapters();
+        let abandoned = self.threads.abandoned();
+        if abandoned >= limits::ABANDONED_THREADS_MAX && !self.core.phase().stopping() {
+            log::error!(target: "control", "{abandoned} threads do not come back and keep what they hold; restarting to be rid of them");
+            self.feed(Event::Lifecycle(Lifecycle::Restart));
+        }
+    }
+
+    /// A connection that looks open but over which nothing is heard any more is dead, whatever its thread does.
+    fn cut_deaf_adapters(&mut self) {
+        let now_ms = clock::mono_ms();
+        let connected: Vec<AdapterName> =
+            self.core.adapter_views().into_iter().filter_map(|view| (view.state == AdapterState::Connected).then_some(view.name)).collect();
+        let deaf = |name: &AdapterName| {
+            let known = self.adapters.get(name).filter(|known| known.adapter.traits().receives)?;
+            let silent_ms = now_ms.saturating_sub(known.heard.load(Ordering::Relaxed));
+            let limit_ms = u64::try_from(known.adapter.traits().liveness.as_millis()).unwrap_or(u64::MAX);
+            (silent_ms > limit_ms).then(|| (name.clone(), known.generation, silent_ms / 1000))
+        };
+        for (name, generation, silent_s) in connected.iter().filter_map(deaf).collect::<Vec<_>>() {
+            let activity = format!("connected, but nothing heard for {silent_s} s");
+            self.feed(Event::Adapter { name, generation, what: AdapterEvent::Wedged { activity } });
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Builds the process from its configuration, lets control decide, and takes it apart again.
 
 use super::board::Board;
+use super::exclusive::exclusive;
 use super::lanes::{self, Lanes, Message, Signal};
+use super::memory::Monitor;
 use super::{Attached, Control, signals};
 use crate::adapter::local;
 use crate::adapter::sender::Mailbox;
@@ -9,11 +11,12 @@ use crate::adapter::{Adapter, table};
 use crate::agent::tools;
 use crate::agent::turn::Agent;
 use crate::clock::Deadline;
+use crate::config::places::{CONFIG_VARIABLE, STATE_VARIABLE};
 use crate::config::{AdapterConfig, Busy, Config, Places};
 use crate::core::event::Event;
 use crate::core::record::{Op, Outcome};
 use crate::core::types::ChatRef;
-use crate::core::{AdapterRules, BusyMode, Core, Rules};
+use crate::core::{AdapterRules, BusyMode, Core, EXIT_RESTART, Rules};
 use crate::limits;
 use crate::net::NetOptions;
 use crate::process::{Children, instance_mark};
@@ -21,10 +24,12 @@ use crate::provider;
 use crate::service::admin::{self, Admin};
 use crate::service::lock::Lock;
 use crate::service::notify::Notifier;
+use crate::service::systemd;
 use crate::store::{self, StoreHandle, StoreThread};
-use crate::thread::{CancelToken, Guardian, GuardianPlan, Handle, ThreadEnd, Threads, install_panic_hook, logging, wait_for_work};
+use crate::thread::{CancelToken, Guardian, GuardianPlan, Handle, ThreadEnd, Threads, install_panic_hook, logging, memory, wait_for_work};
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -76,6 +81,7 @@ pub fn run(config: Config, options: RunOptions) -> u8 {
     install_panic_hook();
     // Tools run as the same user and must not read the keys out of this process's memory or environment.
     crate::process::hide_memory();
+    memory::bound_allocator();
     let threads = Threads::new();
     threads.adopt_current("control");
     if let Err(error) = logging::start(&threads, &options.log_level, logging::Style::detect()) {
@@ -96,7 +102,6 @@ pub fn run(config: Config, options: RunOptions) -> u8 {
 
 /// Before the log works there is only stderr.
 fn eprint_line(text: &str) {
-    use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
@@ -107,6 +112,7 @@ struct Parts {
     store_thread: StoreThread,
     /// Threads that are neither adapters' nor turns'.
     others: Vec<Handle>,
+    admin: Handle,
     pid_file: Option<PathBuf>,
     profile: String,
     lock: Lock,
@@ -127,8 +133,9 @@ impl Parts {
         let signal_thread = signals::start(threads, lanes.clone(), Arc::clone(&guardian), bounds, options.console.is_some())
             .map_err(|error| failed(&error))?;
         let children = Children::new(instance_mark(&config.state_dir), threads);
+        children.set_environment(own_places(&config, options.config_path.as_deref()));
         let notifier = Arc::new(Notifier::from_environment());
-        start_guardian(threads, &guardian, &lanes, &children, &notifier)?;
+        start_guardian(threads, &guardian, &lanes, &children, &notifier, Monitor::new(config.memory, &lanes))?;
         crate::net::register_threads(threads);
         let board = Arc::new(Board::new(threads, &children, &lanes, stop_budget, &guardian));
         let attach_lanes = lanes.clone();
@@ -160,6 +167,7 @@ impl Parts {
             lanes: lanes.clone(),
             threads: threads.clone(),
             guardian: Arc::clone(&guardian),
+            console: options.console.is_some(),
             store: store.clone(),
             agent: Arc::new(agent),
             net,
@@ -179,7 +187,9 @@ impl Parts {
         };
         // The signal thread has nobody to wait for and is not joined; it ends with the process.
         drop(signal_thread);
-        let mut others = vec![serve_admin(&board, &options.lock, threads, &token)?];
+        // Its token is not a child of the others': it goes last.
+        let admin = serve_admin(&board, &options.lock, threads, &CancelToken::new())?;
+        let mut others = Vec::new();
         if let Some(console) = options.console {
             others.push(start_console(console, threads, &board, &token, &lanes)?);
         }
@@ -189,31 +199,36 @@ impl Parts {
                 .map_err(|error| StartError::Failed(format!("cannot write the pid file {}: {error}", path.display())))?;
         }
         let (pid_file, profile) = (options.pid_file, options.profile);
-        Ok(Self { control, notifier, store_thread, others, pid_file, profile, lock: options.lock })
+        Ok(Self { control, notifier, store_thread, others, admin, pid_file, profile, lock: options.lock })
     }
 
     fn run(mut self) -> u8 {
         let budget = self.control.stop_budget;
         log::info!(
             target: "control",
-            "hermes-gateway {}, pid {}, profile {}, stop budget {} s",
+            "hermes-gateway {}, pid {}, profile {}, stop budget {:.1} s",
             env!("CARGO_PKG_VERSION"),
             std::process::id(),
             self.profile,
-            budget.as_secs()
+            budget.as_secs_f64()
         );
+        systemd::compare_stop_timeout(&self.control.threads, budget);
         self.notifier.ready("running");
         let code = self.control.decide();
         self.notifier.stopping();
         let guardian = Arc::clone(&self.control.guardian);
-        self.control.leave(self.store_thread, self.others);
-        guardian.finished();
+        let console = self.control.console;
+        let summary = self.control.leave(self.store_thread, self.others, self.admin);
+        if console {
+            let _ = writeln!(std::io::stdout(), "{summary}");
+        }
         if let Some(path) = self.pid_file {
             let _ = std::fs::remove_file(path);
         }
         // Not dropped: the lock is released by the end of this process, not before.
         std::mem::forget(self.lock);
-        code
+        // A stop that came in the middle of a restart is a stop.
+        if code == EXIT_RESTART && guardian.is_stop_asked() { 0 } else { code }
     }
 }
 
@@ -233,12 +248,20 @@ pub(super) fn agent(config: &Config, chain: provider::Chain, net: &NetOptions, c
     }
 }
 
+/// For tools that call this program: they mean this gateway.
+fn own_places(config: &Config, config_path: Option<&Path>) -> Vec<(String, String)> {
+    let pair = |name: &str, path: &Path| Some((name.to_owned(), path.to_str()?.to_owned()));
+    let config_path = config_path.and_then(|path| pair(CONFIG_VARIABLE, path));
+    pair(STATE_VARIABLE, &config.state_dir).into_iter().chain(config_path).collect()
+}
+
 fn start_guardian(
     threads: &Threads,
     guardian: &Arc<Guardian>,
     lanes: &Lanes,
     children: &Children,
     notifier: &Arc<Notifier>,
+    monitor: Monitor,
 ) -> Result<(), StartError> {
     let (ping_lanes, overdue_lanes) = (lanes.clone(), lanes.clone());
     let (children, notifier, dump_threads) = (children.clone(), Arc::clone(notifier), threads.clone());
@@ -247,7 +270,10 @@ fn start_guardian(
         ping: Box::new(move || ping_lanes.urgent(Message::Ping)),
         overdue: Box::new(move |thread| overdue_lanes.urgent(Message::Overdue(thread.clone()))),
         interval: notifier.watchdog_interval().map_or(limits::GUARDIAN_INTERVAL, |limit| (limit / 2).min(limits::GUARDIAN_INTERVAL)),
-        healthy: Box::new(move || notifier.watchdog()),
+        healthy: Box::new(move || {
+            notifier.watchdog();
+            monitor.look();
+        }),
         leave: Box::new(move |why| {
             log::error!(target: "guardian", "{why}; ending the process");
             for thread in dump_threads.list() {
@@ -264,37 +290,27 @@ fn start_guardian(
 }
 
 /// An adapter that has no threads yet.
-pub(super) fn attach(
-    name: &str,
-    platform: &str,
-    streaming: bool,
-    adapter: Arc<dyn Adapter>,
-    board: &Board,
-    token: &CancelToken,
-) -> Attached {
+pub(super) fn attach(entry: &AdapterConfig, adapter: Arc<dyn Adapter>, board: &Board, token: &CancelToken) -> Attached {
     let heard = Arc::new(AtomicU64::new(0));
-    board.adapter_is(&name.to_owned(), platform, &heard);
+    board.adapter_is(&entry.name, &entry.platform, &heard);
     let (receipts, _) = crossbeam_channel::bounded(0);
-    let (mailbox, platform) = (Arc::new(Mailbox::default()), platform.to_owned());
-    Attached { adapter, platform, streaming, mailbox, generation: 0, token: token.child(), inlet_token: token.child(), receipts, heard }
-}
-
-fn build_adapters(config: &Config, board: &Arc<Board>, token: &CancelToken) -> Result<BTreeMap<String, Attached>, StartError> {
-    let mut adapters = BTreeMap::new();
-    let local: Arc<dyn Adapter> = Arc::new(local::Local::new(Arc::clone(board.hub())));
-    adapters.insert(local::NAME.to_owned(), attach(local::NAME, local::NAME, true, local, board, token));
-    for entry in config.adapters.iter().filter(|entry| entry.enabled) {
-        let adapter = table::build(entry).map_err(StartError::Config)?;
-        adapters.insert(entry.name.clone(), attach(&entry.name, &entry.platform, entry.streaming, Arc::from(adapter), board, token));
+    Attached {
+        adapter,
+        platform: entry.platform.clone(),
+        streaming: entry.streaming,
+        mailbox: Arc::new(Mailbox::default()),
+        generation: 0,
+        token: token.child(),
+        inlet_token: token.child(),
+        receipts,
+        heard,
     }
-    Ok(adapters)
 }
 
-/// What core must know of the configuration.
-pub(super) fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> Rules {
+/// The terminals' adapter is always there. Who can open the control socket is the owner of this process.
+fn local_config() -> AdapterConfig {
     let everybody = vec!["*".to_owned()];
-    // Who can open the control socket is the owner of this process.
-    let local = AdapterConfig {
+    AdapterConfig {
         name: local::NAME.to_owned(),
         platform: local::NAME.to_owned(),
         enabled: true,
@@ -305,7 +321,24 @@ pub(super) fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> R
         streaming: true,
         keys: BTreeMap::new(),
         secrets: BTreeMap::new(),
-    };
+    }
+}
+
+fn build_adapters(config: &Config, board: &Arc<Board>, token: &CancelToken) -> Result<BTreeMap<String, Attached>, StartError> {
+    let mut adapters = BTreeMap::new();
+    let local: Arc<dyn Adapter> = Arc::new(local::Local::new(Arc::clone(board.hub())));
+    adapters.insert(local::NAME.to_owned(), attach(&local_config(), local, board, token));
+    for entry in config.adapters.iter().filter(|entry| entry.enabled) {
+        let adapter = table::build(entry).map_err(StartError::Config)?;
+        let adapter = exclusive(Arc::from(adapter), entry, &config.state_dir);
+        adapters.insert(entry.name.clone(), attach(entry, adapter, board, token));
+    }
+    Ok(adapters)
+}
+
+/// What core must know of the configuration.
+pub(super) fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> Rules {
+    let local = local_config();
     let entries = config.adapters.iter().chain(std::iter::once(&local));
     let rule = |entry: &AdapterConfig| {
         let traits = adapters.get(&entry.name)?.adapter.traits();
@@ -333,6 +366,8 @@ pub(super) fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> R
         approval_ms: ms(config.approval_timeout),
         drain_ms: ms(config.shutdown.drain),
         restart_drain_ms: ms(config.shutdown.restart_drain),
+        zone: config.time_zone.clone(),
+        keep_ms: ms(config.keep),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: first.map_or_else(String::new, |provider| provider.model.clone()),
     }
@@ -340,7 +375,7 @@ pub(super) fn rules(config: &Config, adapters: &BTreeMap<String, Attached>) -> R
 
 fn serve_admin(board: &Arc<Board>, lock: &Lock, threads: &Threads, token: &CancelToken) -> Result<Handle, StartError> {
     let admin: Arc<dyn Admin> = Arc::clone(board) as Arc<dyn Admin>;
-    admin::serve(admin, lock, threads, &token.child()).map_err(|error| StartError::Failed(error.to_string()))
+    admin::serve(admin, lock, threads, token).map_err(|error| StartError::Failed(error.to_string()))
 }
 
 fn start_console(

@@ -7,12 +7,15 @@ use crate::adapter::local;
 use crate::clock::{self, Deadline};
 use crate::core::event::{AdapterView, Event, RequestId};
 use crate::core::record::{Op, Outcome};
+use crate::core::schedule::Wish;
 use crate::core::types::{AdapterName, AdapterState, ChatRef, Inbound, OutboxId, TurnId};
-use crate::core::{Core, Phase};
+use crate::core::{Core, Phase, ScheduleView};
 use crate::limits;
 use crate::process::Children;
 use crate::service::admin::Admin;
-use crate::service::report::{AdapterReport, GatewayState, QueueReport, StatusReport, StoreReport, ThreadReport, TurnReport};
+use crate::service::report::{
+    AdapterReport, GatewayState, NextRunReport, QueueReport, ScheduleReport, StatusReport, StoreReport, ThreadReport, TurnReport,
+};
 use crate::store::StoreHandle;
 use crate::thread::{Activity, Guardian, Threads};
 use crossbeam_channel::{Sender, bounded};
@@ -30,6 +33,7 @@ struct Snapshot {
     turns: Vec<(TurnId, String, u64)>,
     waiting: usize,
     undelivered: usize,
+    schedule: ScheduleView,
 }
 
 /// Shared by control, the control socket and the supervisor's notifications.
@@ -37,7 +41,7 @@ pub struct Board {
     snapshot: Mutex<Snapshot>,
     threads: Threads,
     children: Children,
-    lanes: Lanes,
+    pub(super) lanes: Lanes,
     store: OnceLock<StoreHandle>,
     stop_budget: Duration,
     platforms: Mutex<BTreeMap<AdapterName, (String, Arc<AtomicU64>)>>,
@@ -57,7 +61,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Board {
     #[must_use]
     pub fn new(threads: &Threads, children: &Children, lanes: &Lanes, stop_budget: Duration, guardian: &Arc<Guardian>) -> Self {
-        let snapshot = Snapshot { phase: Phase::Starting, adapters: Vec::new(), turns: Vec::new(), waiting: 0, undelivered: 0 };
+        let snapshot = Snapshot {
+            phase: Phase::Starting,
+            adapters: Vec::new(),
+            turns: Vec::new(),
+            waiting: 0,
+            undelivered: 0,
+            schedule: ScheduleView::default(),
+        };
         Self {
             snapshot: Mutex::new(snapshot),
             threads: threads.clone(),
@@ -78,6 +89,18 @@ impl Board {
         let _ = self.store.set(store.clone());
     }
 
+    #[cfg(debug_assertions)]
+    pub(super) fn store(&self) -> Option<&StoreHandle> {
+        self.store.get()
+    }
+
+    /// Nobody can publish or read meanwhile.
+    #[cfg(debug_assertions)]
+    pub(super) fn hold(&self, meanwhile: impl FnOnce()) {
+        let _held = lock(&self.snapshot);
+        meanwhile();
+    }
+
     pub(super) fn adapter_is(&self, name: &AdapterName, platform: &str, heard: &Arc<AtomicU64>) {
         lock(&self.platforms).insert(name.clone(), (platform.to_owned(), Arc::clone(heard)));
     }
@@ -89,6 +112,7 @@ impl Board {
             turns: core.running().map(|(id, turn)| (*id, turn.session.clone(), turn.since_ms)).collect(),
             waiting: core.waiting(),
             undelivered: core.undelivered(),
+            schedule: core.schedule_view(),
         };
         *lock(&self.snapshot) = snapshot;
     }
@@ -101,6 +125,9 @@ impl Board {
 
     /// Asks control and waits for its answer.
     fn ask(&self, event: impl FnOnce(RequestId) -> Event) -> Result<String, String> {
+        if matches!(lock(&self.snapshot).phase, Phase::Leaving { .. }) {
+            return Err("the gateway is stopping; try again when it is back".to_owned());
+        }
         let request = self.next_request.fetch_add(1, Ordering::SeqCst);
         let (sender, answer) = bounded(1);
         lock(&self.requests).insert(request, sender);
@@ -121,8 +148,10 @@ impl Board {
             for_ms: now_ms.saturating_sub(*since_ms),
             activity: activity(&format!("turn/{id}")).map_or_else(|| "ending".to_owned(), |activity| activity.text),
         });
+        // Waiting for events has no deadline; handling one has.
+        let unresponsive_ms = u64::try_from(limits::CONTROL_UNRESPONSIVE.as_millis()).unwrap_or(u64::MAX);
         let unresponsive = activity("control")
-            .filter(|control| control.overdue_ms(now_ms).is_some())
+            .filter(|control| control.due_ms.is_some() && now_ms.saturating_sub(control.since_ms) >= unresponsive_ms)
             .map(|control| format!("stuck {} s in \"{}\"", now_ms.saturating_sub(control.since_ms) / 1000, control.text));
         let store = self.store.get().map(StoreHandle::health);
         StatusReport {
@@ -136,7 +165,7 @@ impl Board {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: now_ms,
             stop_budget_ms: u64::try_from(self.stop_budget.as_millis()).unwrap_or(u64::MAX),
-            rss_bytes: rss_bytes().unwrap_or(0),
+            rss_bytes: super::memory::resident().map_or(0, |resident| resident.bytes),
             adapters: self.adapter_reports(&snapshot, now_ms),
             turns: turns.collect(),
             inbox: QueueReport { pending: snapshot.waiting as u64 },
@@ -148,6 +177,14 @@ impl Board {
                 error: store.as_ref().and_then(|health| health.error.clone()),
                 last_commit_ms: store.as_ref().and_then(|health| health.last_commit_ms),
             },
+            schedule: Some(ScheduleReport {
+                jobs: snapshot.schedule.jobs as u64,
+                next: snapshot.schedule.next.map(|(job, session, due_ms)| NextRunReport {
+                    job,
+                    session,
+                    in_ms: due_ms.saturating_sub(now_ms),
+                }),
+            }),
             threads: threads.iter().map(|thread| thread_report(&thread.name, &thread.activity, thread.abandoned, now_ms)).collect(),
             unresponsive,
         }
@@ -188,19 +225,13 @@ impl Board {
     }
 }
 
-/// Resident memory of this process, from `/proc/self/status`.
-fn rss_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-}
-
 impl Admin for Board {
     fn status(&self) -> StatusReport {
         self.report()
     }
 
     fn stop(&self) -> Result<(), String> {
+        self.guardian.stop_is_asked();
         self.guardian.stop_within(self.stop_budget + limits::GUARDIAN_SLACK);
         self.lanes.urgent(Message::Signal(Signal::Stop));
         Ok(())
@@ -237,7 +268,16 @@ impl Admin for Board {
         &self.hub
     }
 
-    fn command(&self, name: &str, _args: serde_json::Value) -> Result<serde_json::Value, String> {
+    fn command(&self, name: &str, args: serde_json::Value) -> Result<serde_json::Value, String> {
+        #[cfg(debug_assertions)]
+        if name == "fault" {
+            return self.fault(&args);
+        }
+        if name == "cron" {
+            let wish: Wish = serde_json::from_value(args).map_err(|error| format!("that is no request about jobs: {error}"))?;
+            let answer = self.ask(|request| Event::Schedule { request, wish: Box::new(wish) })?;
+            return serde_json::from_str(&answer).map_err(|error| format!("unexpected answer: {error}"));
+        }
         Err(format!("this gateway ({}) does not know the command `{name}`", env!("CARGO_PKG_VERSION")))
     }
 }

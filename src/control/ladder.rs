@@ -6,6 +6,7 @@
 use super::Control;
 use super::lanes::{Message, Signal};
 use crate::clock::{self, Deadline};
+use crate::limits;
 use crate::store::StoreThread;
 use crate::thread::{Handle, Join, ThreadEnd};
 use std::fmt::Write as _;
@@ -24,9 +25,14 @@ const SLICE: Duration = Duration::from_millis(50);
 
 impl Control {
     /// Walks down the ladder. Nothing is started any more.
-    pub(super) fn leave(mut self, store_thread: StoreThread, others: Vec<Handle>) {
+    /// `admin` answers `status` until the last phase. → one line that says how it went.
+    pub(super) fn leave(mut self, store_thread: StoreThread, others: Vec<Handle>, admin: Handle) -> String {
         let started = clock::now();
         let shutdown = self.config.shutdown.clone();
+        // Whatever began this, a signal or a word in a chat: the budget is enforced. A bound that is set already stands.
+        self.guardian.stop_within(shutdown.ask + shutdown.cut + shutdown.close + limits::GUARDIAN_SLACK);
+        self.guardian.finished();
+        self.board.publish(&self.core);
         let _busy = crate::thread::wait_for_work(format_args!("stopping"));
         let mut waiting: Vec<Handle> = std::mem::take(&mut self.adapter_threads);
         waiting.extend(std::mem::take(&mut self.turns).into_values().map(|turn| turn.handle));
@@ -55,7 +61,11 @@ impl Control {
         // Close: the store takes what is queued and goes.
         let undelivered = self.core.undelivered();
         let unanswered = self.core.waiting() + self.core.running().count();
-        let closed = store_thread.close(Deadline::after(shutdown.close));
+        let close = Deadline::after(shutdown.close);
+        admin.token.cancel();
+        let closed = store_thread.close(close);
+        waiting = vec![admin];
+        self.join_all(&mut waiting, close, started, "by itself", &mut fates);
         if !closed {
             fates.push(Fate {
                 name: "store".to_owned(),
@@ -67,7 +77,7 @@ impl Control {
         for fate in fates.iter_mut().filter(|fate| fate.last_activity.is_none() && fate.how != "by itself") {
             fate.last_activity = busy.iter().find(|(name, _)| *name == fate.name).map(|(_, text)| text.clone());
         }
-        report(&fates, &children, unanswered, undelivered, started);
+        report(&fates, &children, unanswered, undelivered, started)
     }
 
     /// Joins until the deadline; a request to hurry makes the deadline now.
@@ -90,7 +100,7 @@ impl Control {
     fn look_for_hurry(&mut self, deadline: &mut Deadline) {
         while !self.inbox.is_empty() {
             match self.inbox.next(clock::now()) {
-                Some(Message::Signal(Signal::Stop | Signal::Hurry)) => {
+                Some(Message::Signal(Signal::Hurry)) => {
                     self.hurry = true;
                     *deadline = Deadline::after(Duration::ZERO);
                 }
@@ -101,14 +111,15 @@ impl Control {
     }
 }
 
-fn report(fates: &[Fate], children: &crate::process::EndReport, unanswered: usize, undelivered: usize, started: Instant) {
-    let mut text = format!(
-        "stopped in {:.1} s: {} threads ended, {} children ended by TERM, {} by KILL, {unanswered} messages unanswered, {undelivered} unsent",
-        started.elapsed().as_secs_f64(),
-        fates.iter().filter(|fate| fate.how != "abandoned").count(),
-        children.term,
-        children.kill,
+fn report(fates: &[Fate], children: &crate::process::EndReport, unanswered: usize, undelivered: usize, started: Instant) -> String {
+    let ended = fates.iter().filter(|fate| fate.how != "abandoned").count();
+    let took_ms = started.elapsed().as_millis();
+    let took = if took_ms < 1000 { format!("{took_ms} ms") } else { format!("{:.1} s", started.elapsed().as_secs_f64()) };
+    let summary = format!(
+        "stopped in {took}: {ended} threads ended, {} children ended by TERM, {} by KILL, {unanswered} messages unanswered, {undelivered} unsent",
+        children.term, children.kill
     );
+    let mut text = summary.clone();
     for fate in fates {
         let _ = write!(text, "\n{:<28} {:<10} {:>6.2} s", fate.name, fate.how, fate.after.as_secs_f64());
         if let Some(activity) = &fate.last_activity {
@@ -119,4 +130,5 @@ fn report(fates: &[Fate], children: &crate::process::EndReport, unanswered: usiz
         let _ = write!(text, "\n{} child processes could not be ended", children.left);
     }
     log::info!(target: "control", "{text}");
+    summary
 }

@@ -28,6 +28,9 @@ pub enum Message {
     Signal(Signal),
     /// The configuration was read again; the error is for the log.
     Reloaded(Box<Result<crate::config::Config, String>>),
+    /// A test wants to see what becomes of a control that is stuck.
+    #[cfg(debug_assertions)]
+    Suffer(super::fault::Suffering),
 }
 
 /// What a signal asks for.
@@ -44,14 +47,15 @@ pub enum Signal {
 /// The sending ends. Cheap to clone.
 #[derive(Clone)]
 pub struct Lanes {
-    urgent: Sender<Message>,
-    normal: Sender<Message>,
+    /// Boxed: the lanes' memory is touched when they are made, and a message is some hundred bytes.
+    urgent: Sender<Box<Message>>,
+    normal: Sender<Box<Message>>,
 }
 
 /// The receiving ends: control's own.
 pub struct Inbox {
-    urgent: Receiver<Message>,
-    normal: Receiver<Message>,
+    urgent: Receiver<Box<Message>>,
+    normal: Receiver<Box<Message>>,
 }
 
 #[must_use]
@@ -65,7 +69,7 @@ impl Lanes {
     /// Never blocks.
     pub fn urgent(&self, message: Message) {
         // Control is gone only when the process is leaving.
-        let _ = self.urgent.try_send(message);
+        let _ = self.urgent.try_send(Box::new(message));
     }
 
     pub fn event(&self, event: Event) {
@@ -79,14 +83,14 @@ impl Lanes {
     pub fn normal(&self, message: Message, token: &CancelToken) -> Result<(), Cancelled> {
         token.check()?;
         select! {
-            send(self.normal, message) -> result => result.map_err(|_| Cancelled),
+            send(self.normal, Box::new(message)) -> result => result.map_err(|_| Cancelled),
             recv(token.cancelled()) -> _ => Err(Cancelled),
         }
     }
 
     /// Drops the message when there is no room.
     pub fn lossy(&self, message: Message) {
-        let _ = self.normal.try_send(message);
+        let _ = self.normal.try_send(Box::new(message));
     }
 }
 
@@ -95,11 +99,11 @@ impl Inbox {
     #[must_use]
     pub fn next(&self, due: std::time::Instant) -> Option<Message> {
         if let Ok(message) = self.urgent.try_recv() {
-            return Some(message);
+            return Some(*message);
         }
         select! {
-            recv(self.urgent) -> message => message.ok(),
-            recv(self.normal) -> message => message.ok(),
+            recv(self.urgent) -> message => message.ok().map(|message| *message),
+            recv(self.normal) -> message => message.ok().map(|message| *message),
             recv(crossbeam_channel::at(due)) -> _ => None,
         }
     }

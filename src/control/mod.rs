@@ -4,9 +4,13 @@
 mod adapters;
 mod assemble;
 mod board;
+mod exclusive;
+#[cfg(debug_assertions)]
+mod fault;
 mod ladder;
 pub mod lanes;
 mod links;
+mod memory;
 mod reload;
 mod signals;
 mod turns;
@@ -57,6 +61,8 @@ pub struct Control {
     lanes: Lanes,
     threads: Threads,
     guardian: Arc<Guardian>,
+    /// For a person at the terminal who sees no log.
+    console: bool,
     store: StoreHandle,
     agent: Arc<Agent>,
     net: NetOptions,
@@ -118,13 +124,20 @@ impl Control {
                     self.feed(event);
                 }
             }
-            Message::Ping => self.guardian.alive(),
+            Message::Ping => {
+                self.guardian.alive();
+                self.look_around();
+                // The wall clock may have been set, or the machine suspended, since core last looked.
+                self.feed(Event::Tick);
+            }
             Message::Overdue(thread) => self.overdue(&thread),
             Message::TurnThreadEnded { turn } => {
                 self.turns.remove(&turn);
             }
             Message::Signal(signal) => self.signal(signal),
             Message::Reloaded(result) => self.reloaded(*result),
+            #[cfg(debug_assertions)]
+            Message::Suffer(suffering) => fault::suffer(suffering),
         }
         let took = started.elapsed();
         if took > limits::CONTROL_SLOW {
@@ -209,6 +222,8 @@ fn name_of(message: &Message) -> &'static str {
         Message::Core(Event::Delivered { .. }) | Message::Delivered { .. } => "Delivered",
         Message::Core(Event::Say { .. }) => "Say",
         Message::Core(Event::Send { .. }) => "Send",
+        Message::Core(Event::Schedule { .. }) => "Schedule",
+        Message::Core(Event::MemoryHigh { .. }) => "MemoryHigh",
         Message::Core(Event::Attached { .. }) => "Attached",
         Message::Core(Event::Lifecycle(_)) => "Lifecycle",
         Message::Core(Event::Tick) => "Tick",
@@ -220,5 +235,7 @@ fn name_of(message: &Message) -> &'static str {
         Message::Signal(Signal::Dump) => "Dump",
         Message::Reloaded(_) => "Reloaded",
         Message::Core(Event::Reconfigured { .. }) => "Reconfigured",
+        #[cfg(debug_assertions)]
+        Message::Suffer(_) => "Suffer",
     }
 }

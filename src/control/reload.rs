@@ -1,5 +1,6 @@
 //! SIGHUP: the configuration is read again, and what has changed is taken over without touching the rest.
 
+use super::exclusive::exclusive;
 use super::lanes::Message;
 use super::{Control, assemble};
 use crate::adapter::{Adapter, table};
@@ -63,7 +64,7 @@ impl Control {
         let mut adapters = Vec::new();
         for entry in new.adapters.iter().filter(|entry| entry.enabled) {
             if enabled(&self.config, &entry.name).is_none_or(|old| connects_differently(&old, entry)) {
-                adapters.push((entry.clone(), Arc::from(table::build(entry)?)));
+                adapters.push((entry.clone(), exclusive(Arc::from(table::build(entry)?), entry, &self.config.state_dir)));
             }
         }
         let old = self.config.adapters.iter().filter(|entry| entry.enabled);
@@ -76,6 +77,7 @@ impl Control {
         let later: Vec<&str> = [
             ("[shutdown] and [restart]", config.shutdown != self.config.shutdown),
             ("[log]", config.log_level != self.config.log_level),
+            ("[memory]", config.memory != self.config.memory),
             ("[net]", config.ca_file != self.config.ca_file),
             ("the state directory", config.state_dir != self.config.state_dir),
         ]
@@ -91,7 +93,7 @@ impl Control {
                     entry.platform.clone_into(&mut known.platform);
                 }
                 None => {
-                    let attached = assemble::attach(&entry.name, &entry.platform, entry.streaming, adapter, &self.board, &self.token);
+                    let attached = assemble::attach(&entry, adapter, &self.board, &self.token);
                     self.adapters.insert(entry.name.clone(), attached);
                 }
             }

@@ -46,6 +46,7 @@ pub fn start(
                 let message = match signal {
                     SIGTERM | SIGINT => {
                         stops += 1;
+                        guardian.stop_is_asked();
                         match stops {
                             1 => {
                                 guardian.stop_within(bounds.first);

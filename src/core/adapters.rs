@@ -71,6 +71,7 @@ impl Core {
     /// Adapters that are new or different are started, those that are gone are stopped, the others are not touched.
     pub(super) fn reconfigured(&mut self, rules: super::Rules, started: &[AdapterName], removed: &[AdapterName]) {
         self.rules = rules;
+        self.plan_by_calendar();
         self.apply_moves();
         for name in removed {
             if self.adapters.remove(name).is_some() {

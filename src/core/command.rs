@@ -1,5 +1,7 @@
 //! Slash commands: parsed before any mode, from the text alone.
 
+use super::types::JobId;
+
 /// A command that a person typed in a chat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -16,6 +18,7 @@ pub enum Command {
     Whoami,
     Version,
     Restart,
+    Cron(CronCommand),
     Approve {
         id: Option<i64>,
         session: bool,
@@ -34,6 +37,38 @@ pub enum QueueCommand {
     Add(String),
 }
 
+/// What is to be done about scheduled jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CronCommand {
+    /// Anything that is not understood: how it is written.
+    Usage,
+    /// When, and what.
+    Add(String),
+    /// The same, and the text is sent as it is.
+    Remind(String),
+    List,
+    Remove(JobId),
+    Pause(JobId),
+    Resume(JobId),
+    Run(JobId),
+}
+
+impl CronCommand {
+    fn parse(argument: &str) -> Self {
+        let (word, rest) = argument.split_once(char::is_whitespace).unwrap_or((argument, ""));
+        let job = super::event::question_id(rest);
+        match (word.to_lowercase().as_str(), job) {
+            ("" | "list" | "ls", _) => Self::List,
+            ("add", _) => Self::Add(rest.trim().to_owned()),
+            ("remove" | "rm" | "delete", Some(job)) => Self::Remove(job),
+            ("pause", Some(job)) => Self::Pause(job),
+            ("resume", Some(job)) => Self::Resume(job),
+            ("run", Some(job)) => Self::Run(job),
+            _ => Self::Usage,
+        }
+    }
+}
+
 /// Name and description, in the order of /help and of the platforms' command menus.
 pub const COMMANDS: &[(&str, &str)] = &[
     ("help", "what I understand"),
@@ -44,6 +79,8 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("retry", "answer the last message again"),
     ("undo", "take back the last exchange"),
     ("usage", "tokens used in this conversation"),
+    ("cron", "scheduled jobs: /cron add \"every 2h\" TEXT, /cron list, /cron remove|pause|resume|run N"),
+    ("remind", "say something later: /remind in 20m TEXT"),
     ("approve", "allow the command I asked about; /approve session: all until /new"),
     ("deny", "refuse it"),
     ("whoami", "your id and rights here"),
@@ -81,6 +118,8 @@ impl Command {
             "whoami" => Self::Whoami,
             "version" => Self::Version,
             "restart" => Self::Restart,
+            "cron" => Self::Cron(CronCommand::parse(argument)),
+            "remind" => Self::Cron(CronCommand::Remind(argument.to_owned())),
             "approve" => Self::Approve { id, session: argument.eq_ignore_ascii_case("session") },
             "deny" => Self::Deny { id },
             _ => Self::Unknown(word),
@@ -91,6 +130,12 @@ impl Command {
     #[must_use]
     pub fn once_only(&self) -> bool {
         matches!(self, Self::Restart)
+    }
+
+    /// Commands that change the transcript: a message that comes after them must see what they did.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        matches!(self, Self::New | Self::Undo | Self::Retry)
     }
 
     /// The text of /help.
@@ -123,6 +168,12 @@ mod tests {
         check("/approve 17", Some(Command::Approve { id: Some(17), session: false }));
         check("/approve session", Some(Command::Approve { id: None, session: true }));
         check("/deny #3", Some(Command::Deny { id: Some(3) }));
+        check("/cron", Some(Command::Cron(CronCommand::List)));
+        check("/cron add every 2h look\naround", Some(Command::Cron(CronCommand::Add("every 2h look\naround".into()))));
+        check("/cron remove #3", Some(Command::Cron(CronCommand::Remove(3))));
+        check("/cron Run 3", Some(Command::Cron(CronCommand::Run(3))));
+        check("/cron pause", Some(Command::Cron(CronCommand::Usage)));
+        check("/remind in 20m tea", Some(Command::Cron(CronCommand::Remind("in 20m tea".into()))));
         check("/frobnicate", Some(Command::Unknown("frobnicate".into())));
     }
 

@@ -1,8 +1,10 @@
 //! What the slash commands do.
 
-use super::command::{Command, QueueCommand};
+use super::command::{Command, CronCommand, QueueCommand};
 use super::event::{Effect, Lifecycle, StoreFault, Verdict};
+use super::jobs::Asker;
 use super::record::{ApprovalState, Op, Outcome, WaitingRow};
+use super::schedule::Wish;
 use super::types::{AdapterState, ApprovalId};
 use super::{Core, Pending, sessions::Waiting};
 
@@ -19,7 +21,7 @@ impl Core {
             Command::Stop => self.stop_command(&row),
             Command::New => {
                 if let Some(turn) = self.turn_of(&session) {
-                    self.cancel_turn(turn, "stopped", "(The user stopped this turn and began a new conversation.)");
+                    self.cancel_turn(turn, "stopped", "[This turn was stopped by the user.]");
                 }
                 self.drop_waiting(&session);
                 self.approved_sessions.remove(&session);
@@ -33,6 +35,7 @@ impl Core {
             // Turned into a waiting message before it gets here.
             Command::Queue(QueueCommand::Add(_)) => {}
             Command::Retry | Command::Undo if self.turn_of(&session).is_some() => {
+                self.unhold(&session);
                 self.reply(&row, "I am still working on a message. /stop first.");
             }
             Command::Retry | Command::Undo => {
@@ -41,10 +44,31 @@ impl Core {
             }
             Command::Usage => self.store(Op::LoadUsage { session }, Pending::Usage { asked: Box::new(row) }),
             Command::Restart => self.restart_command(&row),
+            Command::Cron(command) => self.cron_command(row, command),
             Command::Approve { id, session: all } => self.decide(row, id, ApprovalState::Approved, all),
             Command::Deny { id } => self.decide(row, id, ApprovalState::Denied, false),
             Command::Unknown(word) => self.reply(&row, &format!("I do not know /{word}. /help lists what I understand.")),
         }
+    }
+
+    fn cron_command(&mut self, row: WaitingRow, command: CronCommand) {
+        let wish = match command {
+            CronCommand::Usage => {
+                let text = "/cron add \"WHEN\" TEXT · /cron list · /cron remove N · /cron pause N · /cron resume N · /cron run N\n\
+                            WHEN is e.g. `every 2h`, `every day 9:00`, `in 20m`, `at 2026-12-01 09:00` or a cron expression like \
+                            `30 8 * * 1-5`. TEXT is said to me then; with `say:` before it, it is sent as it is. `/cron add skip \"WHEN\" …` \
+                            does not make up for times that I missed.";
+                return self.reply(&row, text);
+            }
+            CronCommand::Add(text) => return self.add_written(row, &text, false),
+            CronCommand::Remind(text) => return self.add_written(row, &text, true),
+            CronCommand::List => Wish::List,
+            CronCommand::Remove(job) => Wish::Remove { job },
+            CronCommand::Pause(job) => Wish::Pause { job },
+            CronCommand::Resume(job) => Wish::Resume { job },
+            CronCommand::Run(job) => Wish::Run { job },
+        };
+        self.wish(Asker::Chat(Box::new(row)), &wish);
     }
 
     /// Answers a command: an outbox row, at most one for each inbox row, then the inbox row is done.
@@ -80,7 +104,7 @@ impl Core {
         let turn = self.turn_of(session);
         let dropped = self.drop_waiting(session);
         if let Some(turn) = turn {
-            self.cancel_turn(turn, "stopped", "(The user stopped this turn.)");
+            self.cancel_turn(turn, "stopped", "[This turn was stopped by the user.]");
         }
         (turn.is_some(), dropped)
     }
@@ -103,7 +127,7 @@ impl Core {
         self.reply(row, &text);
     }
 
-    fn is_admin(&self, row: &WaitingRow) -> bool {
+    pub(super) fn is_admin(&self, row: &WaitingRow) -> bool {
         self.rules.adapters.get(&row.inbound.chat.adapter).is_some_and(|rules| rules.is_admin(&row.inbound.sender))
     }
 
@@ -125,6 +149,7 @@ impl Core {
             self.deliveries.len(),
             self.rules.model
         );
+        let text = self.schedule_line(&row.inbound.chat).map_or(text.clone(), |line| format!("{text}\n{line}"));
         self.reply(row, &text);
     }
 
@@ -140,6 +165,7 @@ impl Core {
     }
 
     pub(super) fn undone(&mut self, mut asked: WaitingRow, retry: bool, result: Result<Outcome, StoreFault>) {
+        self.unhold(&asked.inbound.chat.session());
         match result {
             Ok(Outcome::Undone(Some(text))) if retry => {
                 // The row now carries the text; it waits like any other message.
@@ -147,6 +173,10 @@ impl Core {
                 asked.inbound.text = text;
                 asked.inbound.private = true; // The name is in the text already.
                 self.wait_in_queue(&session, asked, true);
+                // Before what came after the command.
+                if let Some(known) = self.sessions.get_mut(&session) {
+                    known.queue.rotate_right(1);
+                }
             }
             Ok(Outcome::Undone(Some(text))) => {
                 let line: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
@@ -171,6 +201,7 @@ impl Core {
     }
 
     pub(super) fn new_session(&mut self, asked: WaitingRow, result: Result<Outcome, StoreFault>) {
+        self.unhold(&asked.inbound.chat.session());
         let text = if result.is_ok() { "A new conversation begins." } else { "That did not work: the store takes nothing at the moment." };
         self.reply(&asked, text);
     }

@@ -50,6 +50,16 @@ pub enum Event {
         chat: ChatRef,
         text: String,
     },
+    /// A client of the control socket asks about jobs. Answered with JSON.
+    Schedule {
+        request: RequestId,
+        wish: Box<super::schedule::Wish>,
+    },
+    /// The process holds more memory than `[memory] soft_limit`.
+    MemoryHigh {
+        rss_bytes: u64,
+        limit_bytes: u64,
+    },
     /// A terminal client attached to this chat: what waits for it can be delivered now.
     Attached {
         chat: ChatRef,

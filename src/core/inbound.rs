@@ -78,6 +78,9 @@ impl Core {
         if command == Some(Command::Stop) {
             self.impatient.push((self.now.mono_ms + limits::STOP_PATIENCE_MS, session.clone()));
         }
+        if command.as_ref().is_some_and(Command::holds) {
+            *self.held.entry(session.clone()).or_default() += 1;
+        }
         let begin = (command.is_none() && self.may_begin(&session)).then(|| self.new_turn(&session, &inbound));
         let begins = begin.as_ref().map(|start| start.turn);
         if let Some(turn) = begins {
@@ -96,6 +99,7 @@ impl Core {
             Ok(_) => None,
             Err(_) => {
                 self.unclaim(begins);
+                self.unhold_for(&inbound);
                 self.log(
                     Level::Error,
                     "store",
@@ -116,6 +120,7 @@ impl Core {
         }
         let Some(inbox) = inbox else {
             self.unclaim(begins);
+            self.unhold_for(&inbound);
             self.impatient.retain(|(_, waiting)| *waiting != session || Command::parse(&inbound.text) != Some(Command::Stop));
             return;
         };
@@ -125,9 +130,16 @@ impl Core {
         }
     }
 
+    /// The command that held its session is not executed.
+    fn unhold_for(&mut self, inbound: &Inbound) {
+        if Command::parse(&inbound.text).is_some_and(|command| command.holds()) {
+            self.unhold(&inbound.chat.session());
+        }
+    }
+
     /// A row that waits: a command is executed, a message gets its place in the queue.
     pub(super) fn enqueue_waiting(&mut self, mut row: WaitingRow) {
-        let mut patient = self.rules.busy == super::BusyMode::Queue;
+        let mut patient = self.rules.busy == super::BusyMode::Queue || super::schedule::job_of(&row.inbound.message_id).is_some();
         match Command::parse(&row.inbound.text) {
             Some(Command::Queue(QueueCommand::Add(text))) => {
                 row.inbound.text = text;

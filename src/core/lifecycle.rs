@@ -3,7 +3,7 @@
 use super::event::{Effect, Level, Lifecycle};
 use super::record::{ApprovalState, Op, Recovered, RunningRow, TurnFinish, TurnState};
 use super::types::{Message, Outbound, OutboundKind, Role, Usage};
-use super::{Core, Pending, Turn};
+use super::{Core, Pending, Turn, schedule};
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ const ATTEMPTS_MAX: u32 = 2;
 
 impl Core {
     pub(super) fn recovered(&mut self, recovered: Recovered) {
-        let Recovered { running, waiting, pending, approvals, notes, last_turn } = recovered;
+        let Recovered { running, waiting, pending, approvals, jobs, notes, last_turn } = recovered;
         self.next_turn = self.next_turn.max(last_turn + 1);
         if self.phase == Phase::Starting {
             self.phase = Phase::Running;
@@ -59,6 +59,7 @@ impl Core {
             self.log(Level::Info, "store", text);
         }
         self.take_notes(notes);
+        self.recover_jobs(jobs);
         for row in pending {
             self.expect_delivery(row.outbox, row.chat, None, row.not_before_ms, row.attempts);
         }
@@ -79,8 +80,9 @@ impl Core {
     }
 
     fn recover_turn(&mut self, row: RunningRow) {
-        let turn =
-            Turn { reply_to: Some(row.message_id.clone()), preview: row.preview.clone(), ..Turn::new(&row.session, row.chat.clone()) };
+        // A scheduled run has no message to answer.
+        let reply_to = schedule::job_of(&row.message_id).is_none().then(|| row.message_id.clone());
+        let turn = Turn { reply_to: reply_to.clone(), preview: row.preview.clone(), ..Turn::new(&row.session, row.chat.clone()) };
         self.claim(&row.session, &row.chat, row.turn);
         self.turns.insert(row.turn, turn);
         if row.attempt < ATTEMPTS_MAX {
@@ -88,11 +90,11 @@ impl Core {
             self.store(Op::ResumeTurn { turn: row.turn, attempt: row.attempt + 1 }, Pending::Resume { turn: row.turn });
         } else {
             let text = "I was interrupted twice while working on your message and stopped trying. /retry makes me try again.";
-            let reply = self.notice(&row.chat, text, Some(row.message_id));
+            let reply = self.notice(&row.chat, text, reply_to);
             self.finish(TurnFinish {
                 turn: row.turn,
                 state: TurnState::Interrupted,
-                messages: vec![Message::text(Role::User, "(The gateway was interrupted twice during this turn and gave it up.)")],
+                messages: vec![Message::text(Role::Assistant, "[This turn was interrupted twice by the end of the gateway and given up.]")],
                 replies: vec![Outbound { replaces: row.preview, ..reply }],
                 usage: Usage::default(),
                 ended_ms: self.now.wall_ms,

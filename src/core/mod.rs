@@ -7,26 +7,32 @@
 mod adapters;
 pub mod command;
 mod commands;
+pub mod cron;
+mod deliveries;
 mod delivery;
 pub mod event;
 mod inbound;
+mod jobs;
 mod lifecycle;
 mod notes;
 pub mod prompt;
 pub mod record;
+pub mod schedule;
 mod sessions;
 #[cfg(test)]
 mod simulation;
 pub mod types;
+mod upkeep;
 
 use crate::limits;
 use event::{Effect, Event, Level, Now, RequestId, StoreFault, Ticket};
 use record::{Op, Outcome, TurnFinish, TurnStart, WaitingRow};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use types::{AdapterName, ApprovalId, ChatRef, Inbound, InboxId, OutboxId, Receipt, TurnId};
+use types::{AdapterName, ApprovalId, ChatRef, Inbound, InboxId, Receipt, TurnId};
 
 pub use adapters::Adapter;
-pub use lifecycle::Phase;
+pub use jobs::{JobView, ScheduleView};
+pub use lifecycle::{EXIT_RESTART, Phase};
 pub use sessions::{Session, Turn};
 
 /// What a message that arrives while its session is busy does.
@@ -59,6 +65,10 @@ pub struct Rules {
     pub approval_ms: u64,
     pub drain_ms: u64,
     pub restart_drain_ms: u64,
+    /// Of calendars and times of the day in schedules.
+    pub zone: jiff::tz::TimeZone,
+    /// How long what is done is kept; 0: for ever.
+    pub keep_ms: u64,
     /// For /status and /version.
     pub version: String,
     pub model: String,
@@ -107,6 +117,10 @@ enum Pending {
         chats: Vec<ChatRef>,
         close: Option<InboxId>,
     },
+    /// Somebody waits for it, or it is decided anew.
+    Job(Box<jobs::JobPending>),
+    /// The restart begins once it is noted.
+    MemoryRestart,
     /// Nothing follows from its outcome, but it has to be done.
     Note,
     /// Worth one attempt; later it might no longer be true.
@@ -127,6 +141,8 @@ impl Pending {
             | Self::Usage { .. }
             | Self::NewSession { .. }
             | Self::Ask { .. }
+            | Self::Job(_)
+            | Self::MemoryRestart
             | Self::Attempt => false,
         }
     }
@@ -172,7 +188,7 @@ pub struct Core {
     next_turn: TurnId,
     pending: HashMap<Ticket, Outstanding>,
     next_ticket: Ticket,
-    deliveries: BTreeMap<OutboxId, delivery::Delivery>,
+    deliveries: deliveries::Deliveries,
     approvals: BTreeMap<ApprovalId, Approval>,
     /// Sessions in which everything is approved until /new.
     approved_sessions: HashSet<String>,
@@ -182,11 +198,15 @@ pub struct Core {
     refused: VecDeque<(u64, Op, Pending)>,
     /// /stop commands whose row is not committed yet: they act at the latest when this is due.
     impatient: Vec<(u64, String)>,
+    /// Sessions whose transcript a command is about to change, and how many: what arrives meanwhile waits for it.
+    held: BTreeMap<String, u32>,
     /// Chats whose platform gave them another id: adapter, old, new.
     moved: Vec<(AdapterName, String, String)>,
     /// When a session was last told of a stop or restart, by the wall clock.
     announced: BTreeMap<String, i64>,
     strangers: HashSet<(AdapterName, String)>,
+    schedule: jobs::Schedule,
+    upkeep: upkeep::Upkeep,
     now: Now,
     effects: Vec<Effect>,
 }
@@ -205,15 +225,18 @@ impl Core {
             next_turn: 1,
             pending: HashMap::new(),
             next_ticket: 1,
-            deliveries: BTreeMap::new(),
+            deliveries: deliveries::Deliveries::default(),
             approvals: BTreeMap::new(),
             approved_sessions: HashSet::new(),
             unfinished: BTreeMap::new(),
             refused: VecDeque::new(),
             impatient: Vec::new(),
+            held: BTreeMap::new(),
             moved: Vec::new(),
             announced: BTreeMap::new(),
             strangers: HashSet::new(),
+            schedule: jobs::Schedule::default(),
+            upkeep: upkeep::Upkeep::new(),
             now: Now::default(),
             effects: Vec::new(),
         }
@@ -230,6 +253,8 @@ impl Core {
             Event::Delivered { adapter, outbox, result } => self.delivered(&adapter, outbox, result),
             Event::Say { request, inbound } => self.said(request, *inbound),
             Event::Send { request, chat, text } => self.send_requested(request, chat, text),
+            Event::Schedule { request, wish } => self.schedule_requested(request, *wish),
+            Event::MemoryHigh { rss_bytes, limit_bytes } => self.memory_high(rss_bytes, limit_bytes),
             Event::Attached { chat } => self.attached(&chat),
             Event::Lifecycle(request) => self.lifecycle(request, None),
             Event::Reconfigured { rules, started, removed } => self.reconfigured(*rules, &started, &removed),
@@ -245,6 +270,8 @@ impl Core {
         self.overdue_approvals();
         self.overdue_store();
         self.restart_adapters();
+        self.begin_due_jobs();
+        self.prune_when_due();
         self.serve_ready();
         self.keep_typing();
         self.deliver_due();
@@ -264,6 +291,8 @@ impl Core {
             .chain(self.turns.values().filter_map(|turn| turn.typing_due_ms))
             .chain(self.deliveries_due_ms())
             .chain(self.phase.due_ms())
+            .chain(self.jobs_due_ms())
+            .chain(self.prune_due_ms())
             .min()
     }
 
@@ -291,6 +320,8 @@ impl Core {
             Pending::Ask { turn, session } => self.asked(turn, session, result),
             Pending::Settle { approval, asked } => self.settled(approval, asked.map(|asked| *asked), result),
             Pending::Enqueue { request, chats, close } => self.enqueued(request, &chats, close, result),
+            Pending::Job(pending) => self.job_stored(*pending, result),
+            Pending::MemoryRestart => self.memory_restart_noted(result.map(drop)),
             Pending::Note | Pending::Attempt => {}
         }
     }

@@ -22,7 +22,8 @@ struct RestartAsked {
 impl Core {
     pub(super) fn take_notes(&mut self, notes: Vec<(String, String)>) {
         for (key, value) in notes {
-            if key == RESTART {
+            if self.take_memory_note(&key, &value) {
+            } else if key == RESTART {
                 self.restart_is_over(&value);
             } else if let Some((adapter, old)) = key.strip_prefix(MOVED).and_then(|rest| rest.split_once(':')) {
                 self.admit_moved(adapter.to_owned(), old.to_owned(), value);
@@ -87,9 +88,11 @@ impl Core {
         if known {
             return;
         }
-        for delivery in self.deliveries.values_mut().filter(|delivery| delivery.chat.adapter == *name && delivery.chat.chat == old) {
-            new.clone_into(&mut delivery.chat.chat);
+        for turn in self.turns.values_mut().filter(|turn| turn.chat.adapter == *name && turn.chat.chat == old) {
+            new.clone_into(&mut turn.chat.chat);
         }
+        self.deliveries.move_chat(name, old, new);
+        self.move_jobs(name, old, new);
         let op = Op::MoveChat { adapter: name.clone(), old: old.to_owned(), new: new.to_owned() };
         self.store(op, Pending::Note);
         self.note(format!("{MOVED}{name}:{old}"), Some(new.to_owned()));

@@ -3,7 +3,8 @@
 //! Core decides which operation follows from which event; `store/` executes them, each atomically, in the order in
 //! which they were handed in. A crash falls between two operations, never into one.
 
-use super::types::{ApprovalId, ChatRef, Inbound, InboxId, Message, Outbound, OutboxId, Receipt, TurnId, Usage};
+use super::schedule::Job;
+use super::types::{ApprovalId, ChatRef, Inbound, InboxId, JobId, Message, Outbound, OutboxId, Receipt, TurnId, Usage};
 use serde::{Deserialize, Serialize};
 
 /// The state of an accepted message.
@@ -54,6 +55,44 @@ pub enum ApprovalState {
     Expired,
     /// Its turn was cancelled or ended.
     Cancelled,
+}
+
+/// The state of one run of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Its message waits or has its turn.
+    Started,
+    Done,
+    Failed,
+    /// By /stop, by a message that interrupted it, or by the end of the process twice.
+    Interrupted,
+    /// Not begun, for a reason.
+    Skipped,
+}
+
+/// What is decided about one time of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunStart {
+    pub job: JobId,
+    /// The number of the time: later than all before. `None`: a run that a person asked for beside the times.
+    pub slot_ms: Option<i64>,
+    pub what: RunWhat,
+    /// No other time comes: the job is over.
+    pub last: bool,
+    /// At most one run with this key.
+    pub request: Option<String>,
+    pub now_ms: i64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum RunWhat {
+    /// Said to the agent: a waiting message, which the run ends with.
+    Ask(Box<Inbound>),
+    /// Sent as it is.
+    Say(Box<Outbound>),
+    /// Why nothing is begun.
+    Skip(String),
 }
 
 /// A turn that is to begin with an accepted message.
@@ -118,6 +157,10 @@ pub enum Op {
     CloseInbox { inbox: InboxId },
     /// Puts messages into the outbox. `dedupe`: at most one with this key ever. → [`Outcome::Queued`]
     Enqueue { messages: Vec<Outbound>, dedupe: Option<String>, now_ms: i64 },
+    /// Takes up an outbound message: as [`Op::MarkSending`] for its next part. What is sent or given up is only read.
+    /// → [`Outcome::Outbox`], the row as it was before; `ambiguous` tells whether the part was attempted before with an
+    /// end that is not known
+    BeginSending { outbox: OutboxId },
     /// Before part `part` of an outbound message is sent; tells whether the part was attempted before with an end that is
     /// not known. Counts the attempt. Fails with `Fenced` unless it is the next part of an open message. → [`Outcome::Sending`]
     MarkSending { outbox: OutboxId, part: u32 },
@@ -136,6 +179,17 @@ pub enum Op {
     Settle { approval: ApprovalId, state: ApprovalState, by: Option<String>, now_ms: i64 },
     /// Notes something for the next start under a key, or forgets it. → `Done`
     Note { key: String, value: Option<String> },
+    /// Makes a job. `request`: at most one with this key. → [`Outcome::JobAdded`]
+    AddJob { job: Box<Job>, request: Option<String> },
+    /// Pauses a job or lets it go on; after a pause only times later than `now_ms` count. `Fenced` if it is over or not there. → `Done`
+    PauseJob { job: JobId, paused: bool, now_ms: i64 },
+    /// Deletes a job and its history. `Fenced` if there is none. → `Done`
+    RemoveJob { job: JobId },
+    /// Writes down that a time of a job has come and what follows, before any of it begins: the run, its message, the end
+    /// of a job that has no other time. While a run of the job has not ended, another one is written down as skipped. Fails with `Fenced` if the job is over or the time was decided upon. → [`Outcome::RunStarted`]
+    StartRun(Box<RunStart>),
+    /// The last run of each job that has one. → [`Outcome::LastRuns`]
+    LoadLastRuns,
     /// What was not finished when the last process ended. → [`Outcome::Recovered`]
     Recover { now_ms: i64 },
     /// Inbox, outbox and size figures. → [`Outcome::Figures`]
@@ -184,6 +238,15 @@ pub enum Outcome {
         changed: bool,
         state: ApprovalState,
     },
+    JobAdded {
+        job: JobId,
+    },
+    /// The rows that carry the run on. Neither for one that was skipped, or begun before, or whose job is still at work.
+    RunStarted {
+        inbox: Option<InboxId>,
+        queued: Option<OutboxId>,
+    },
+    LastRuns(Vec<RunRow>),
     Recovered(Box<Recovered>),
     Figures(Figures),
 }
@@ -253,6 +316,26 @@ pub struct PendingRow {
     pub attempts: u32,
 }
 
+/// A job that is not over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobRow {
+    pub id: JobId,
+    pub job: Job,
+    pub paused: bool,
+    /// The last time that was decided upon; when the job was made, if none was.
+    pub last_slot_ms: i64,
+}
+
+/// One run of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunRow {
+    pub job: JobId,
+    pub state: RunState,
+    pub started_ms: i64,
+    /// Why it was skipped.
+    pub detail: Option<String>,
+}
+
 /// What the last process left unfinished, in the order in which it was begun.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recovered {
@@ -260,6 +343,7 @@ pub struct Recovered {
     pub waiting: Vec<WaitingRow>,
     pub pending: Vec<PendingRow>,
     pub approvals: Vec<(ApprovalId, Question)>,
+    pub jobs: Vec<JobRow>,
     /// What was noted for this start, by key.
     pub notes: Vec<(String, String)>,
     /// The highest turn id ever given out.

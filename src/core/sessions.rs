@@ -68,6 +68,7 @@ impl Core {
         !self.phase.stopping()
             && self.turns.len() < self.rules.turns_max
             && self.ready.is_empty()
+            && !self.held.contains_key(session)
             && self.sessions.get(session).is_none_or(|known| known.turn.is_none() && known.queue.is_empty())
     }
 
@@ -102,9 +103,20 @@ impl Core {
         self.make_ready(session);
     }
 
+    /// A command has changed the transcript, or failed to.
+    pub(super) fn unhold(&mut self, session: &str) {
+        if let Some(count) = self.held.get_mut(session) {
+            *count -= 1;
+            if *count == 0 {
+                self.held.remove(session);
+                self.make_ready(session);
+            }
+        }
+    }
+
     fn make_ready(&mut self, session: &str) {
         let Some(known) = self.sessions.get(session) else { return };
-        if known.turn.is_some() {
+        if known.turn.is_some() || self.held.contains_key(session) {
             return;
         }
         if known.queue.is_empty() {
@@ -125,7 +137,7 @@ impl Core {
                 if let Some((inbox, message)) = steer {
                     self.effects.push(Effect::Steer { turn, inbox, message });
                 } else if !patient {
-                    self.cancel_turn(turn, "interrupted", "(The user interrupted this turn with the next message.)");
+                    self.cancel_turn(turn, "interrupted", "[This turn was interrupted by the user's next message.]");
                 }
             }
             Some(_) => {}
@@ -136,6 +148,9 @@ impl Core {
     pub(super) fn serve_ready(&mut self) {
         while !self.phase.stopping() && self.turns.len() < self.rules.turns_max {
             let Some(session) = self.ready.pop_front() else { break };
+            if self.held.contains_key(&session) {
+                continue; // Made ready again when the command is through.
+            }
             let Some(known) = self.sessions.get_mut(&session).filter(|known| known.turn.is_none()) else { continue };
             let Some(Waiting { row, .. }) = known.queue.pop_front() else { continue };
             let start = self.new_turn(&session, &row.inbound);
@@ -224,7 +239,8 @@ impl Core {
         }
         self.effects.push(Effect::CancelTurn { turn });
         self.close_approvals(turn);
-        let messages = vec![Message::text(Role::User, note)];
+        // In the model's own voice: the next message of the user is a new one.
+        let messages = vec![Message::text(Role::Assistant, note)];
         self.finish(TurnFinish {
             turn,
             state: TurnState::Cancelled,

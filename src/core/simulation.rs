@@ -3,12 +3,26 @@
 //! history.
 
 use super::event::{AdapterEvent, Delivered, Effect, Event, Lifecycle, Now, StoreFault, TurnEnd, TurnEvent};
-use super::record::{ApprovalState, InboxState, Op, OutboxState, Outcome, PendingRow, Recovered, RunningRow, TurnState, WaitingRow};
-use super::types::{ChatRef, Inbound, InboxId, Outbound, OutboxId, Receipt, TurnId, Usage};
+use super::record::{
+    ApprovalState, InboxState, JobRow, Op, OutboxState, Outcome, PendingRow, Recovered, RunStart, RunState, RunWhat, RunningRow, TurnState,
+    WaitingRow,
+};
+use super::schedule::{Job, Timing};
+use super::types::{ChatRef, Inbound, InboxId, JobId, Outbound, OutboxId, Receipt, TurnId, Usage};
 use super::{AdapterRules, BusyMode, Core, Phase, Rules};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 const DRAIN_MS: u64 = 15_000;
+const JOB_COMMANDS: [&str; 8] = [
+    "/cron run 1",
+    "/cron run 2",
+    "/cron pause 1",
+    "/cron pause 2",
+    "/cron resume 1",
+    "/cron resume 2",
+    "/cron remove 1",
+    "/cron remove 3",
+];
 
 #[derive(Debug, Clone)]
 struct InboxRow {
@@ -24,6 +38,24 @@ struct TurnRow {
     attempt: u32,
 }
 
+#[derive(Debug, Clone)]
+struct DiskJob {
+    job: Job,
+    paused: bool,
+    ended: bool,
+    last_slot_ms: i64,
+    request: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Run {
+    job: JobId,
+    slot_ms: Option<i64>,
+    state: RunState,
+    inbox: Option<InboxId>,
+    request: Option<String>,
+}
+
 /// What is committed. Every operation is atomic.
 #[derive(Debug, Clone, Default)]
 struct Disk {
@@ -33,6 +65,9 @@ struct Disk {
     outbox: BTreeMap<OutboxId, (Outbound, OutboxState)>,
     dedupe: BTreeSet<String>,
     approvals: BTreeMap<i64, ApprovalState>,
+    jobs: BTreeMap<JobId, DiskJob>,
+    last_job: JobId,
+    runs: Vec<Run>,
 }
 
 impl Disk {
@@ -86,8 +121,9 @@ impl Disk {
             Op::FinishTurn(finish) => {
                 let row = self.turns.get_mut(&finish.turn).filter(|row| row.state == TurnState::Running).ok_or(StoreFault::Fenced)?;
                 row.state = finish.state;
-                for row in self.inbox.values_mut().filter(|row| row.turn == Some(finish.turn)) {
+                for (inbox, row) in self.inbox.iter_mut().filter(|(_, row)| row.turn == Some(finish.turn)) {
                     row.state = InboxState::Done;
+                    end_run(&mut self.runs, *inbox, RunState::Done);
                 }
                 Ok(Outcome::Finished { queued: self.enqueue(&finish.replies) })
             }
@@ -103,6 +139,7 @@ impl Disk {
             Op::CloseInbox { inbox } => {
                 if let Some(row) = self.inbox.get_mut(&inbox) {
                     row.state = InboxState::Done;
+                    end_run(&mut self.runs, inbox, RunState::Interrupted);
                 }
                 Ok(Outcome::Done)
             }
@@ -141,8 +178,58 @@ impl Disk {
                 Ok(Outcome::Settled { changed, state: *row })
             }
             Op::LoadUsage { .. } => Ok(Outcome::Usage { usage: Usage::default(), turns: 0, messages: 0, started_ms: 0 }),
+            Op::AddJob { job, request } => {
+                if let Some((id, _)) = self.jobs.iter().find(|(_, known)| known.request == request) {
+                    return Ok(Outcome::JobAdded { job: *id });
+                }
+                self.last_job += 1;
+                let last_slot_ms = job.created_ms;
+                self.jobs.insert(self.last_job, DiskJob { job: *job, paused: false, ended: false, last_slot_ms, request });
+                Ok(Outcome::JobAdded { job: self.last_job })
+            }
+            Op::PauseJob { job, paused, now_ms } => {
+                let known = self.jobs.get_mut(&job).filter(|known| !known.ended).ok_or(StoreFault::Fenced)?;
+                if known.paused && !paused {
+                    known.last_slot_ms = known.last_slot_ms.max(now_ms);
+                }
+                known.paused = paused;
+                Ok(Outcome::Done)
+            }
+            Op::RemoveJob { job } => {
+                self.runs.retain(|run| run.job != job);
+                self.jobs.remove(&job).map(|_| Outcome::Done).ok_or(StoreFault::Fenced)
+            }
+            Op::StartRun(start) => self.start_run(*start),
+            Op::LoadLastRuns => Ok(Outcome::LastRuns(Vec::new())),
             _ => Ok(Outcome::Done),
         }
+    }
+
+    fn start_run(&mut self, start: RunStart) -> Result<Outcome, StoreFault> {
+        if start.request.is_some() && self.runs.iter().any(|run| run.request == start.request) {
+            return Ok(Outcome::RunStarted { inbox: None, queued: None });
+        }
+        let known = self.jobs.get_mut(&start.job).filter(|known| !known.ended).ok_or(StoreFault::Fenced)?;
+        if let Some(slot_ms) = start.slot_ms {
+            if known.paused || slot_ms <= known.last_slot_ms {
+                return Err(StoreFault::Fenced);
+            }
+            (known.last_slot_ms, known.ended) = (slot_ms, start.last);
+        }
+        let (mut inbox, mut queued, mut state) = (None, None, RunState::Done);
+        let at_work = self.runs.iter().any(|run| run.job == start.job && run.state == RunState::Started);
+        match start.what {
+            RunWhat::Ask(_) if at_work => state = RunState::Skipped,
+            RunWhat::Ask(inbound) => {
+                let id = self.inbox.len() as i64 + 1;
+                self.inbox.insert(id, InboxRow { inbound: *inbound, state: InboxState::Waiting, turn: None });
+                (inbox, state) = (Some(id), RunState::Started);
+            }
+            RunWhat::Say(message) => queued = self.enqueue(&[*message]).pop(),
+            RunWhat::Skip(_) => state = RunState::Skipped,
+        }
+        self.runs.push(Run { job: start.job, slot_ms: start.slot_ms, state, inbox, request: start.request });
+        Ok(Outcome::RunStarted { inbox, queued })
     }
 
     fn mark(&mut self, outbox: OutboxId, state: OutboxState) -> Result<Outcome, StoreFault> {
@@ -175,9 +262,21 @@ impl Disk {
                 .map(|(outbox, (message, _))| PendingRow { outbox: *outbox, chat: message.chat.clone(), not_before_ms: 0, attempts: 0 })
                 .collect(),
             approvals: Vec::new(),
+            jobs: self
+                .jobs
+                .iter()
+                .filter(|(_, known)| !known.ended)
+                .map(|(id, known)| JobRow { id: *id, job: known.job.clone(), paused: known.paused, last_slot_ms: known.last_slot_ms })
+                .collect(),
             notes: Vec::new(),
             last_turn: self.turns.keys().next_back().copied().unwrap_or(0),
         }
+    }
+}
+
+fn end_run(runs: &mut [Run], inbox: InboxId, state: RunState) {
+    for run in runs.iter_mut().filter(|run| run.inbox == Some(inbox) && run.state == RunState::Started) {
+        run.state = state;
     }
 }
 
@@ -219,6 +318,8 @@ fn rules(busy: BusyMode) -> Rules {
         approval_ms: 60_000,
         drain_ms: DRAIN_MS,
         restart_drain_ms: 60_000,
+        zone: jiff::tz::TimeZone::UTC,
+        keep_ms: 90 * 86_400_000,
         version: "0".into(),
         model: "m".into(),
     }
@@ -339,8 +440,25 @@ impl World {
         let id = self.next_message;
         self.next_message += 1;
         let sender = ["1", "2", "3"][self.random.usize(0..3)];
-        let text =
-            ["hello", "/stop", "/new", "/retry", "/undo", "/status", "/queue later", "/approve", "/deny", "more"][self.random.usize(0..10)];
+        let texts = [
+            "hello",
+            "/stop",
+            "/new",
+            "/retry",
+            "/undo",
+            "/status",
+            "/queue later",
+            "/approve",
+            "/deny",
+            "more",
+            "/cron add every 1m look",
+            "/cron add skip \"*/2 * * * *\" look",
+            "/remind in 2m tea",
+            "/cron add in 1m look",
+            "/cron list",
+            JOB_COMMANDS[self.random.usize(0..JOB_COMMANDS.len())],
+        ];
+        let text = texts[self.random.usize(0..texts.len())];
         let chat = ChatRef { adapter: "t".into(), chat: format!("c{}", self.random.u32(0..3)), thread: None };
         let inbound = Inbound {
             chat,
@@ -474,14 +592,57 @@ impl World {
             let open = self.disk.inbox.values().filter(|row| row.state != InboxState::Done).count();
             let unsent =
                 self.disk.outbox.values().filter(|(_, state)| matches!(state, OutboxState::Pending | OutboxState::Sending)).count();
-            if open == 0 && unsent == 0 && self.platform.is_empty() && self.store_queue.is_empty() && self.running.is_empty() {
-                return self.check_all_answered();
+            let started = self.disk.runs.iter().any(|run| run.state == RunState::Started);
+            if open == 0 && unsent == 0 && !started && self.platform.is_empty() && self.store_queue.is_empty() && self.running.is_empty() {
+                self.check_all_answered();
+                self.check_jobs();
+                return self.check_intervals();
             }
         }
         let open: Vec<_> = self.disk.inbox.values().filter(|row| row.state != InboxState::Done).collect();
         let unsent: Vec<_> =
             self.disk.outbox.iter().filter(|(_, (_, state))| matches!(state, OutboxState::Pending | OutboxState::Sending)).collect();
         panic!("did not come to rest: open {open:?}, unsent {unsent:?}, running {:?}, {:?}", self.running, self.core);
+    }
+
+    /// With nothing left to do, and the clock as it is, all times have been decided upon and all runs have ended.
+    fn check_jobs(&self) {
+        let mut slots = HashSet::new();
+        for run in &self.disk.runs {
+            assert_ne!(run.state, RunState::Started, "a run without an end: {run:?}");
+            assert!(run.slot_ms.is_none_or(|slot_ms| slots.insert((run.job, slot_ms))), "twice: {run:?}");
+        }
+        for (id, known) in self.disk.jobs.iter().filter(|(_, known)| !known.paused) {
+            let runs = self.disk.runs.iter().filter(|run| run.job == *id && run.slot_ms.is_some()).count();
+            if known.ended {
+                assert_eq!(runs, 1, "a job for one time: {known:?}");
+                continue;
+            }
+            let zone = jiff::tz::TimeZone::UTC;
+            let next = known.job.timing.next(known.job.created_ms, known.last_slot_ms, self.now.wall_ms, &zone);
+            // None comes for one whose only time passed in a pause.
+            assert!(next.is_none_or(|next| next > self.now.wall_ms), "a time was lost: job {id} {known:?} at {}", self.now.wall_ms);
+        }
+    }
+
+    /// Intervals go on whatever the wall clock says.
+    fn check_intervals(&mut self) {
+        let every = |disk: &Disk| -> Vec<(JobId, i64)> {
+            let active = disk.jobs.iter().filter(|(_, known)| !known.paused && matches!(known.job.timing, Timing::Every { .. }));
+            active.map(|(id, known)| (*id, known.last_slot_ms)).collect()
+        };
+        let before = every(&self.disk);
+        for _ in 0..if before.is_empty() { 0 } else { 130 } {
+            self.time_passes(500);
+            while !self.store_queue.is_empty() {
+                self.store_answers(false);
+            }
+            self.turn_works(true);
+            self.sender_works(false);
+        }
+        for (before, after) in before.iter().zip(every(&self.disk)) {
+            assert!(before.0 == after.0 && before.1 < after.1, "job {} stands still: {:?}", before.0, self.core);
+        }
     }
 
     fn check_all_answered(&self) {

@@ -11,6 +11,8 @@ pub type InboxId = i64;
 pub type OutboxId = i64;
 /// Given out by core, increasing over the life of the store.
 pub type TurnId = i64;
+/// Row id of a scheduled job.
+pub type JobId = i64;
 /// Row id of a question put to a person.
 pub type ApprovalId = i64;
 

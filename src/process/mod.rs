@@ -11,6 +11,7 @@ mod ending;
 mod environment;
 mod job;
 mod leftovers;
+mod other;
 mod output;
 mod reaper;
 mod run;
@@ -22,7 +23,8 @@ mod tests;
 mod tree;
 
 pub use job::{JobId, JobInfo, JobState};
-pub use leftovers::instance_mark;
+pub use leftovers::{count_leftovers, instance_mark};
+pub use other::{Detached, Pinned, SignalError, become_program, carries_mark_of, command_line, descends_from};
 pub use output::LogPiece;
 pub use system::{ProcessId, hide_memory};
 pub use table::MARK_VARIABLE;
@@ -218,6 +220,11 @@ impl Children {
     pub fn new(instance_mark: String, threads: &Threads) -> Self {
         system::become_subreaper();
         Self { handle: Arc::new(Closer { shared: Arc::new(Shared::new(instance_mark, threads)) }) }
+    }
+
+    /// Sets variables in the environment of every child from now on. To be called once.
+    pub fn set_environment(&self, pairs: Vec<(String, String)>) {
+        let _ = self.shared().environment.set(pairs);
     }
 
     fn shared(&self) -> &Arc<Shared> {

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use super::ending::Ending;
@@ -52,6 +52,8 @@ pub(super) struct Worker {
 /// What all handles and the children thread share.
 pub(super) struct Shared {
     pub mark: String,
+    /// Set in the environment of every child.
+    pub environment: OnceLock<Vec<(String, String)>>,
     threads: Threads,
     worker: Mutex<Option<Worker>>,
     generation: AtomicU64,
@@ -72,6 +74,7 @@ impl Shared {
         owned().marks.push(mark.clone());
         Self {
             mark,
+            environment: OnceLock::new(),
             threads: threads.clone(),
             worker: Mutex::new(None),
             generation: AtomicU64::new(0),

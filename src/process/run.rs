@@ -45,7 +45,8 @@ pub(super) fn begin(shared: &Arc<Shared>, spec: &Spec, token: &CancelToken) -> R
     let worker = shared.worker()?;
     let number = shared.next_tree.fetch_add(1, Ordering::SeqCst);
     let mark = format!("{}:{number}", shared.mark);
-    let (prepared, ends) = spawn::prepare(spec, &mark)?;
+    let common = shared.environment.get().map_or(&[][..], Vec::as_slice);
+    let (prepared, ends) = spawn::prepare(spec, common, &mark)?;
     let wake = Wake::new().map_err(|cause| SpawnError::System { doing: "make an event descriptor", cause })?;
     let left_ms = u64::try_from(spec.deadline.remaining().as_millis()).unwrap_or(u64::MAX / 2);
     let due_ms = clock::mono_ms().saturating_add(left_ms);

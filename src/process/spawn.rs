@@ -81,8 +81,9 @@ fn set_nonblocking(fd: &OwnedFd) -> Result<(), SpawnError> {
 }
 
 /// Builds everything that the child will need.
-pub(super) fn prepare(spec: &Spec, mark: &str) -> Result<(Prepared, Ends), SpawnError> {
-    let environment = environment::build(std::env::vars_os(), &spec.environment_names, &spec.environment, mark);
+pub(super) fn prepare(spec: &Spec, common: &[(String, String)], mark: &str) -> Result<(Prepared, Ends), SpawnError> {
+    let extra = [common, &spec.environment].concat();
+    let environment = environment::build(std::env::vars_os(), &spec.environment_names, &extra, mark);
     let words: Vec<OsString> = match &spec.program {
         Program::Shell(command) => vec![shell().into(), "-c".into(), command.into()],
         Program::Arguments(words) => words.clone(),

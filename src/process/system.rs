@@ -28,13 +28,18 @@ pub(super) fn pidfd_open(pid: ProcessId) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Sends a signal through a pidfd. False if the process is gone or not ours to signal.
-pub(super) fn pidfd_signal(fd: &OwnedFd, signal: Signal) -> bool {
+/// Sends a signal through a pidfd.
+pub(super) fn pidfd_send(fd: &OwnedFd, signal: Signal) -> io::Result<()> {
     // SAFETY: the descriptor is open, and a null siginfo is allowed.
     let result = unsafe {
         libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), signal as libc::c_int, std::ptr::null::<libc::siginfo_t>(), 0)
     };
-    result == 0
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends a signal through a pidfd. False if the process is gone or not ours to signal.
+pub(super) fn pidfd_signal(fd: &OwnedFd, signal: Signal) -> bool {
+    pidfd_send(fd, signal).is_ok()
 }
 
 /// Sends a signal to all members of a group. The caller makes sure that the group's number is not free to be reused.

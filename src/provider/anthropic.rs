@@ -41,6 +41,13 @@ impl Anthropic {
         Self { model: model.to_owned(), max_tokens, url: format!("{base}/v1/messages"), key, client: OnceLock::new() }
     }
 
+    /// Address and headers for the list of models.
+    pub(super) fn models(&self) -> (String, Vec<(String, String)>) {
+        let base = self.url.strip_suffix("/messages").unwrap_or(&self.url);
+        let headers = self.headers().into_iter().filter(|(name, _)| name != "accept").collect();
+        (format!("{base}/models"), headers)
+    }
+
     fn headers(&self) -> Vec<(String, String)> {
         let mut headers = vec![("anthropic-version".to_owned(), VERSION.to_owned()), ("accept".to_owned(), "text/event-stream".to_owned())];
         match self.key.as_ref().map(Secret::expose) {

@@ -6,6 +6,7 @@
 
 mod anthropic;
 mod chain;
+mod check;
 mod error;
 mod exchange;
 mod failure;
@@ -18,6 +19,7 @@ mod transcript;
 
 pub use anthropic::Anthropic;
 pub use chain::{Chain, ChainError, ChainEvent, ChainTurn, ProviderSettings};
+pub use check::{Verdict, check_key};
 pub use error::{Class, ProviderError};
 pub use offline::Offline;
 pub use openai::OpenAi;

@@ -182,6 +182,7 @@ fn wishes(text: &str) -> Vec<Wish<'_>> {
     let mut wishes = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
+        rest = without_name(rest);
         let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
         if let Some((word, argument)) = line.trim_start().split_once(':') {
             let argument = argument.trim();
@@ -205,6 +206,18 @@ fn wishes(text: &str) -> Vec<Wish<'_>> {
         rest = after;
     }
     wishes
+}
+
+const WISHES: [&str; 6] = ["run", "read", "fetch", "slow", "long", "echo"];
+
+/// In a group the text begins with the name of the one who speaks: `Ana: echo: hello`.
+fn without_name(text: &str) -> &str {
+    let begins_wish =
+        |text: &str| text.split_once(':').is_some_and(|(word, _)| WISHES.iter().any(|wish| word.trim().eq_ignore_ascii_case(wish)));
+    match text.split_once(": ") {
+        Some((name, rest)) if !begins_wish(text) && !name.contains('\n') && begins_wish(rest) => rest,
+        _ => text,
+    }
 }
 
 /// The call that grants a wish, if there is a tool for it. Its input takes the argument under the first required

@@ -55,6 +55,13 @@ impl OpenAi {
         }
     }
 
+    /// Address and headers for the list of models.
+    pub(super) fn models(&self) -> (String, Vec<(String, String)>) {
+        let base = self.url.strip_suffix("/chat/completions").unwrap_or(&self.url);
+        let headers = self.headers().into_iter().filter(|(name, _)| name != "accept").collect();
+        (format!("{base}/models"), headers)
+    }
+
     fn headers(&self) -> Vec<(String, String)> {
         let mut headers = vec![("accept".to_owned(), "text/event-stream".to_owned())];
         if let Some(key) = self.key.as_ref().map(Secret::expose).filter(|key| !key.is_empty()) {

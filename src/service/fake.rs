@@ -146,6 +146,7 @@ pub fn sample_report() -> StatusReport {
         dead_letters: 0,
         children: 1,
         store: StoreReport { bytes: 12_400_000, error: None, last_commit_ms: Some(4) },
+        schedule: None,
         unresponsive: None,
     }
 }

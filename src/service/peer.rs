@@ -1,7 +1,9 @@
 //! Another process as `/proc` shows it: what state it is in, and whether it still is the one that was meant.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+pub use crate::process::SignalError;
+
+use crate::process::Pinned;
+use nix::sys::signal::Signal;
 
 /// What `/proc/PID/stat` says of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,31 +51,12 @@ impl Snapshot {
     }
 }
 
-/// Why a process was not signalled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SignalError {
-    /// It is not there any more, or its number belongs to another process now.
-    Gone,
-    /// It belongs to somebody else.
-    Denied,
-}
-
 /// Sends a signal to the process that had `pid` and `start_ticks`, and to no other.
-///
-/// The caller must hold reason to believe that the process lives right now (its lock is held): between the look at
-/// `/proc` and the signal lie microseconds, in which its number would have to be given out again.
 ///
 /// # Errors
 /// [`SignalError`].
 pub fn signal(pid: u32, start_ticks: u64, signal: Signal) -> Result<(), SignalError> {
-    let same = Snapshot::read(pid).is_some_and(|now| now.start_ticks == start_ticks && !matches!(now.state, 'Z' | 'X'));
-    let number = i32::try_from(pid).ok().filter(|number| *number > 1 && pid != std::process::id());
-    let Some(number) = number.filter(|_| same) else { return Err(SignalError::Gone) };
-    match kill(Pid::from_raw(number), signal) {
-        Ok(()) => Ok(()),
-        Err(nix::errno::Errno::EPERM) => Err(SignalError::Denied),
-        Err(_) => Err(SignalError::Gone),
-    }
+    Pinned::open(pid, start_ticks)?.signal(signal)
 }
 
 #[cfg(test)]

@@ -29,6 +29,9 @@ pub struct StatusReport {
     pub dead_letters: u64,
     pub children: usize,
     pub store: StoreReport,
+    /// Absent in the answers of versions without schedules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleReport>,
     /// Set while control does not turn: what it is stuck in.
     pub unresponsive: Option<String>,
 }
@@ -76,4 +79,18 @@ pub struct StoreReport {
     /// Why it takes nothing at the moment: disk full, read-only.
     pub error: Option<String>,
     pub last_commit_ms: Option<u64>,
+}
+
+/// Scheduled jobs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleReport {
+    pub jobs: u64,
+    pub next: Option<NextRunReport>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextRunReport {
+    pub job: i64,
+    pub session: String,
+    pub in_ms: u64,
 }

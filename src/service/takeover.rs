@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 pub const ANSWER: Duration = Duration::from_secs(2);
 /// After SIGKILL the kernel needs no time of its own, but a process in an uninterruptible wait goes when that ends.
 const KILLED: Duration = Duration::from_secs(5);
+/// A stopped process does not act on signals; one that is just being continued does.
+pub(super) const WHILE_STOPPED: Duration = Duration::from_secs(1);
 /// On top of the stop budget: the guardian enforces it, and then the process still has to go.
-const SLACK: Duration = Duration::from_secs(2);
+pub(super) const SLACK: Duration = Duration::from_secs(2);
 /// The stop budget of a gateway that did not say.
 const BUDGET: Duration = Duration::from_secs(25);
 
@@ -126,16 +128,22 @@ pub fn end(instance: &Instance, plan: Plan, on_step: &mut dyn FnMut(Step)) -> bo
     if accepted && wait(instance, "waiting for it to end", grace, on_step) {
         return true;
     }
-    let signalled = send_signal(instance, Signal::SIGTERM, on_step);
+    // One that is stopped is continued to its end if nothing harder is meant; else it does nothing until it is killed.
+    let was_stopped = instance.holder.process().is_some_and(peer::Snapshot::is_stopped);
+    let signalled = send_signal(instance, Signal::SIGTERM, was_stopped && !plan.kill, on_step);
     // It had its time already if it had accepted: a second request cuts the drain short.
-    let after_term = if accepted { grace.min(instance.stop_budget() / 2 + SLACK) } else { grace };
+    let after_term = match accepted {
+        _ if was_stopped && plan.kill => WHILE_STOPPED,
+        true => grace.min(instance.stop_budget() / 2 + SLACK),
+        false => grace,
+    };
     if signalled && wait(instance, "waiting for it to end", after_term, on_step) {
         return true;
     }
     if instance.is_gone() {
         return true;
     }
-    plan.kill && send_signal(instance, Signal::SIGKILL, on_step) && wait(instance, "waiting for the kernel", KILLED, on_step)
+    plan.kill && send_signal(instance, Signal::SIGKILL, false, on_step) && wait(instance, "waiting for the kernel", KILLED, on_step)
 }
 
 /// Why it is still there, as far as `/proc` tells.
@@ -162,20 +170,19 @@ fn ask(instance: &Instance, on_step: &mut dyn FnMut(Step)) -> bool {
     accepted
 }
 
-fn send_signal(instance: &Instance, signal: Signal, on_step: &mut dyn FnMut(Step)) -> bool {
+fn send_signal(instance: &Instance, signal: Signal, wake: bool, on_step: &mut dyn FnMut(Step)) -> bool {
     let started = clock::now();
     let Some(pid) = instance.holder.pid else {
         on_step(step(signal.as_str(), "its process cannot be seen from here".to_owned(), started));
         return false;
     };
-    let was_stopped = instance.holder.process().is_some_and(peer::Snapshot::is_stopped);
     let result = peer::signal(pid, instance.holder.start_ticks, signal);
-    if was_stopped && signal == Signal::SIGTERM && result.is_ok() {
+    if wake && result.is_ok() {
         // A stopped process takes no other signal until it goes on.
         let _ = peer::signal(pid, instance.holder.start_ticks, Signal::SIGCONT);
     }
     let outcome = match result {
-        Ok(()) if was_stopped && signal == Signal::SIGTERM => "sent, with SIGCONT: it was stopped",
+        Ok(()) if wake => "sent, with SIGCONT: it was stopped",
         Ok(()) => "sent",
         Err(SignalError::Gone) => "it is gone",
         Err(SignalError::Denied) => "not allowed: it belongs to another user",

@@ -1,6 +1,6 @@
 //! Questions put to people. Runs on the store thread.
 
-use super::ops::{Done, Failure, encode};
+use super::ops::{Done, Failure, Statements, encode};
 use super::{outbox, turns};
 use crate::core::record::{ApprovalState, Outcome, Question};
 use crate::core::types::{ApprovalId, Outbound};
@@ -15,7 +15,7 @@ const ID_PLACEHOLDER: &str = "{approval}";
 pub(super) fn ask(connection: &Connection, question: &Question, now_ms: i64, notice: &Outbound) -> Done {
     turns::require_running(connection, question.turn)?;
     let sql = "INSERT INTO approvals(turn, state, asked_ms, body) VALUES(?1, 'pending', ?2, ?3)";
-    connection.execute(sql, params![question.turn, now_ms, encode(question)?])?;
+    connection.run(sql, params![question.turn, now_ms, encode(question)?])?;
     let approval = connection.last_insert_rowid();
     let mut notice = notice.clone();
     for (_, command) in &mut notice.buttons {
@@ -34,10 +34,10 @@ pub(super) fn settle(connection: &Connection, approval: ApprovalId, state: Appro
         ApprovalState::Cancelled => "cancelled",
     };
     let sql = "UPDATE approvals SET state = ?2, settled_by = ?3, settled_ms = ?4 WHERE id = ?1 AND state = 'pending'";
-    if connection.execute(sql, params![approval, word, by, now_ms])? == 1 {
+    if connection.run(sql, params![approval, word, by, now_ms])? == 1 {
         return Ok(Outcome::Settled { changed: true, state });
     }
-    let known = connection.query_row("SELECT state FROM approvals WHERE id = ?1", [approval], |row| row.get::<_, String>(0)).optional()?;
+    let known = connection.read_row("SELECT state FROM approvals WHERE id = ?1", [approval], |row| row.get::<_, String>(0)).optional()?;
     let state = match known.as_deref() {
         None => return Err(Failure::Fenced),
         Some("approved") => ApprovalState::Approved,

@@ -7,12 +7,14 @@
 mod approvals;
 mod health;
 mod inbox;
+pub mod inspect;
 mod open;
 mod ops;
 mod outbox;
 mod recover;
 pub mod repair;
 mod request;
+mod schedule;
 mod schema;
 mod sessions;
 mod thread;

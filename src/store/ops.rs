@@ -2,9 +2,9 @@
 //!
 //! Runs on the store thread. A function that writes is called inside a savepoint: when it fails, all it did is undone.
 
-use super::{StoreError, approvals, inbox, outbox, recover, sessions, turns, upkeep};
+use super::{StoreError, approvals, inbox, outbox, recover, schedule, sessions, turns, upkeep};
 use crate::core::record::{Op, Outcome};
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, Params, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -34,6 +34,22 @@ impl From<Failure> for StoreError {
 }
 
 pub(super) type Done = Result<Outcome, Failure>;
+
+/// Statements that are parsed once and kept: a message takes some thirty, and parsing costs more than running them.
+pub(super) trait Statements {
+    fn run(&self, sql: &str, parameters: impl Params) -> rusqlite::Result<usize>;
+    fn read_row<T>(&self, sql: &str, parameters: impl Params, read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<T>;
+}
+
+impl Statements for Connection {
+    fn run(&self, sql: &str, parameters: impl Params) -> rusqlite::Result<usize> {
+        self.prepare_cached(sql)?.execute(parameters)
+    }
+
+    fn read_row<T>(&self, sql: &str, parameters: impl Params, read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        self.prepare_cached(sql)?.query_row(parameters, read)
+    }
+}
 
 /// Sorts SQLite's errors: the disk's fault, or ours.
 pub(super) fn classify(error: &rusqlite::Error) -> StoreError {
@@ -67,7 +83,13 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
 pub(super) fn is_read(op: &Op) -> bool {
     matches!(
         op,
-        Op::LoadCursor { .. } | Op::LoadTranscript { .. } | Op::LoadUsage { .. } | Op::LoadOutbox { .. } | Op::Recover { .. } | Op::Figures
+        Op::LoadCursor { .. }
+            | Op::LoadTranscript { .. }
+            | Op::LoadUsage { .. }
+            | Op::LoadOutbox { .. }
+            | Op::LoadLastRuns
+            | Op::Recover { .. }
+            | Op::Figures
     )
 }
 
@@ -90,6 +112,7 @@ pub(super) fn name(op: &Op) -> &'static str {
         Op::LoadUsage { .. } => "load usage",
         Op::CloseInbox { .. } => "close inbox",
         Op::Enqueue { .. } => "enqueue",
+        Op::BeginSending { .. } => "begin sending",
         Op::MarkSending { .. } => "mark sending",
         Op::MarkPartSent { .. } => "mark part sent",
         Op::MarkRetry { .. } => "mark retry",
@@ -97,6 +120,11 @@ pub(super) fn name(op: &Op) -> &'static str {
         Op::LoadOutbox { .. } => "load outbox",
         Op::Ask { .. } => "ask",
         Op::Settle { .. } => "settle",
+        Op::AddJob { .. } => "add job",
+        Op::PauseJob { .. } => "pause job",
+        Op::RemoveJob { .. } => "remove job",
+        Op::StartRun(_) => "start run",
+        Op::LoadLastRuns => "load last runs",
         Op::Recover { .. } => "recover",
         Op::Figures => "figures",
         Op::Prune { .. } => "prune",
@@ -123,6 +151,7 @@ pub(super) fn execute(connection: &Connection, op: &Op) -> Done {
         Op::MoveChat { adapter, old, new } => outbox::move_chat(connection, adapter, old, new),
         Op::LoadUsage { session } => sessions::load_usage(connection, session),
         Op::Enqueue { messages, dedupe, now_ms } => outbox::enqueue(connection, messages, dedupe.as_deref(), *now_ms),
+        Op::BeginSending { outbox } => outbox::begin_sending(connection, *outbox),
         Op::MarkSending { outbox, part } => outbox::mark_sending(connection, *outbox, *part),
         Op::MarkPartSent { outbox, part, platform_id, last } => outbox::mark_part_sent(connection, *outbox, *part, platform_id, *last),
         Op::MarkRetry { outbox, not_before_ms, error } => outbox::mark_retry(connection, *outbox, *not_before_ms, error),
@@ -130,6 +159,11 @@ pub(super) fn execute(connection: &Connection, op: &Op) -> Done {
         Op::LoadOutbox { outbox } => outbox::load(connection, *outbox),
         Op::Ask { question, now_ms, notice } => approvals::ask(connection, question, *now_ms, notice),
         Op::Settle { approval, state, by, now_ms } => approvals::settle(connection, *approval, *state, by.as_deref(), *now_ms),
+        Op::AddJob { job, request } => schedule::add(connection, job, request.as_deref()),
+        Op::PauseJob { job, paused, now_ms } => schedule::pause(connection, *job, *paused, *now_ms),
+        Op::RemoveJob { job } => schedule::remove(connection, *job),
+        Op::StartRun(start) => schedule::start(connection, start),
+        Op::LoadLastRuns => schedule::last_runs(connection),
         Op::Recover { .. } => recover::recover(connection),
         Op::Figures => upkeep::figures(connection),
         Op::Prune { before_ms } => upkeep::prune(connection, *before_ms).map(|_| Outcome::Done),

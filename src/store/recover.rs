@@ -24,6 +24,7 @@ pub(super) fn recover(connection: &Connection) -> Done {
             let id = row.get(0)?;
             Ok((id, decode::<Question>(&row.get::<_, String>(1)?, format_args!("question {id}"))?))
         })?,
+        jobs: readable(connection, super::schedule::JOBS, super::schedule::job)?,
         notes: super::sessions::notes(connection)?,
         last_turn,
     })))

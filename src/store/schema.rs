@@ -8,7 +8,7 @@ use rusqlite::Connection;
 /// SQLite's `application_id` of our databases: "HGwy".
 pub(super) const APPLICATION_ID: i32 = 0x4847_7779;
 
-pub(super) const MIGRATIONS: &[&str] = &[V1];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
 
 /// States are words so that a person can read them with `sqlite3`. Partial indexes hold the open rows alone, so that
 /// what is unfinished is found without reading what is done, and a commit touches few pages.
@@ -77,6 +77,22 @@ CREATE TABLE approvals(
   settled_ms INTEGER, settled_by TEXT, body TEXT NOT NULL
 );
 CREATE INDEX approvals_open ON approvals(turn) WHERE state = 'pending';
+";
+
+/// Scheduled jobs. Numbers of jobs are not used again: people remember them.
+const V2: &str = "
+-- state: active, paused, ended. last_slot_ms: the last time that was decided upon. request: the key that made it.
+CREATE TABLE jobs(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, state TEXT NOT NULL, created_ms INTEGER NOT NULL, last_slot_ms INTEGER NOT NULL,
+  request TEXT UNIQUE, body TEXT NOT NULL
+);
+
+-- state: started, done, failed, interrupted, skipped. slot_ms: NULL beside the times. inbox: the message it began with.
+CREATE TABLE runs(
+  id INTEGER PRIMARY KEY, job INTEGER NOT NULL, slot_ms INTEGER, state TEXT NOT NULL, inbox INTEGER,
+  started_ms INTEGER NOT NULL, ended_ms INTEGER, detail TEXT, request TEXT UNIQUE, UNIQUE(job, slot_ms)
+);
+CREATE INDEX runs_started ON runs(inbox) WHERE state = 'started';
 ";
 
 /// The version of the database; 0 for an empty one.
@@ -150,6 +166,7 @@ mod tests {
         check(crate::store::upkeep::COUNT_DEAD, "outbox_dead");
         check(crate::store::turns::CLOSE_INBOX_OF_TURN, "inbox_open");
         check(crate::store::approvals::CANCEL_OF_TURN, "approvals_open");
+        check(crate::store::schedule::CLOSE_OF_TURN, "runs_started");
         check(crate::store::sessions::TRANSCRIPT, "messages_session");
     }
 }

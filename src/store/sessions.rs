@@ -1,6 +1,6 @@
 //! Sessions: their transcripts, /new, /undo and totals. Runs on the store thread.
 
-use super::ops::{Done, Failure, decode};
+use super::ops::{Done, Failure, Statements, decode};
 use super::repair::{asks_something, repair};
 use crate::core::record::Outcome;
 use crate::core::types::{Block, InboxId, Message, Role, Usage};
@@ -19,17 +19,17 @@ pub(super) struct Session {
 
 fn find(connection: &Connection, name: &str) -> Result<Option<Session>, Failure> {
     let read = |row: &Row<'_>| Ok(Session { id: row.get(0)?, epoch: row.get(1)? });
-    Ok(connection.query_row("SELECT id, epoch FROM sessions WHERE name = ?1", [name], read).optional()?)
+    Ok(connection.read_row("SELECT id, epoch FROM sessions WHERE name = ?1", [name], read).optional()?)
 }
 
 /// The session of that name, made if there is none. Its epoch starts with its first turn.
 pub(super) fn touch(connection: &Connection, name: &str, now_ms: i64) -> Result<Session, Failure> {
     let Some(session) = find(connection, name)? else {
-        connection.execute("INSERT INTO sessions(name, started_ms) VALUES(?1, ?2)", params![name, now_ms])?;
+        connection.run("INSERT INTO sessions(name, started_ms) VALUES(?1, ?2)", params![name, now_ms])?;
         return Ok(Session { id: connection.last_insert_rowid(), epoch: 0 });
     };
     // Changes a row once an epoch only: a page that is not touched is not written.
-    connection.execute("UPDATE sessions SET started_ms = ?2 WHERE id = ?1 AND started_ms = 0", [session.id, now_ms])?;
+    connection.run("UPDATE sessions SET started_ms = ?2 WHERE id = ?1 AND started_ms = 0", [session.id, now_ms])?;
     Ok(session)
 }
 
@@ -44,7 +44,7 @@ pub(super) fn add_usage(connection: &Connection, session: i64, epoch: i64, usage
     if usage == Usage::default() && !turn_ended {
         return Ok(());
     }
-    connection.execute(
+    connection.run(
         "UPDATE sessions SET turns = turns + ?3, input_tokens = input_tokens + ?4, output_tokens = output_tokens + ?5, \
          cache_read_tokens = cache_read_tokens + ?6, cache_write_tokens = cache_write_tokens + ?7 WHERE id = ?1 AND epoch = ?2",
         params![
@@ -61,7 +61,7 @@ pub(super) fn add_usage(connection: &Connection, session: i64, epoch: i64, usage
 }
 
 pub(super) fn renew(connection: &Connection, name: &str) -> Done {
-    connection.execute(
+    connection.run(
         "UPDATE sessions SET epoch = epoch + 1, started_ms = 0, turns = 0, input_tokens = 0, output_tokens = 0, \
          cache_read_tokens = 0, cache_write_tokens = 0 WHERE name = ?1",
         [name],
@@ -85,7 +85,7 @@ fn read_message(row: &Row<'_>) -> Result<Option<Message>, Failure> {
 pub(super) fn load_transcript(connection: &Connection, name: &str, messages_max: usize) -> Done {
     let mut taken: Vec<Message> = Vec::new();
     if let Some(session) = find(connection, name)?.filter(|_| messages_max > 0) {
-        let mut statement = connection.prepare(TRANSCRIPT)?;
+        let mut statement = connection.prepare_cached(TRANSCRIPT)?;
         let mut rows = statement.query([session.id, session.epoch])?;
         let (mut bytes, mut asked, mut looked) = (0_usize, false, 0_usize);
         while let Some(row) = rows.next()? {
@@ -115,7 +115,7 @@ pub(super) fn load_transcript(connection: &Connection, name: &str, messages_max:
 /// neither is done twice. While the exchange's turn runs there is nothing to take back yet: `Fenced`.
 pub(super) fn undo(connection: &Connection, name: &str, inbox: InboxId, retry: bool) -> Done {
     super::inbox::require_waiting(connection, inbox)?;
-    let outcome = take_back(connection, name)?;
+    let outcome = take_back(connection, name, retry)?;
     match &outcome {
         Outcome::Undone(Some(text)) if retry => super::inbox::replace_text(connection, inbox, text)?,
         Outcome::Undone(Some(_)) => {
@@ -127,24 +127,31 @@ pub(super) fn undo(connection: &Connection, name: &str, inbox: InboxId, retry: b
     Ok(outcome)
 }
 
-fn take_back(connection: &Connection, name: &str) -> Done {
+fn take_back(connection: &Connection, name: &str, retry: bool) -> Done {
     let Some(session) = find(connection, name)? else { return Ok(Outcome::Undone(None)) };
     let last = "SELECT turn FROM messages WHERE session = ?1 AND epoch = ?2 ORDER BY id DESC LIMIT 1";
-    let Some(turn) = connection.query_row(last, [session.id, session.epoch], |row| row.get::<_, i64>(0)).optional()? else {
-        return Ok(Outcome::Undone(None));
-    };
+    // A retry is for the turn that was given up, whatever was talked about since; its chat was told so.
+    let given_up = "SELECT m.turn FROM messages m JOIN turns t ON t.id = m.turn \
+                    WHERE m.session = ?1 AND m.epoch = ?2 AND t.state = 'interrupted' ORDER BY m.id DESC LIMIT 1";
+    let mut found: Option<i64> = None;
+    for sql in [Some(given_up).filter(|_| retry), Some(last)].into_iter().flatten() {
+        if found.is_none() {
+            found = connection.read_row(sql, [session.id, session.epoch], |row| row.get(0)).optional()?;
+        }
+    }
+    let Some(turn) = found else { return Ok(Outcome::Undone(None)) };
     let running = "SELECT 1 FROM turns WHERE id = ?1 AND state = 'running'";
-    if connection.query_row(running, [turn], |_| Ok(())).optional()?.is_some() {
+    if connection.read_row(running, [turn], |_| Ok(())).optional()?.is_some() {
         return Err(Failure::Fenced);
     }
     let text = text_of_user(connection, &session, turn)?;
-    connection.execute("DELETE FROM messages WHERE session = ?1 AND epoch = ?2 AND turn = ?3", params![session.id, session.epoch, turn])?;
+    connection.run("DELETE FROM messages WHERE session = ?1 AND epoch = ?2 AND turn = ?3", params![session.id, session.epoch, turn])?;
     Ok(Outcome::Undone(Some(text)))
 }
 
 fn text_of_user(connection: &Connection, session: &Session, turn: i64) -> Result<String, Failure> {
     let sql = "SELECT id, role, blocks FROM messages WHERE session = ?1 AND epoch = ?2 AND turn = ?3 AND role = 'user' ORDER BY id LIMIT 1";
-    let mut statement = connection.prepare(sql)?;
+    let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([session.id, session.epoch, turn])?;
     let Some(row) = rows.next()? else { return Ok(String::new()) };
     let blocks = read_message(row)?.map(|message| message.blocks).unwrap_or_default();
@@ -158,14 +165,15 @@ const NOTE: &str = "note:";
 pub(super) fn note(connection: &Connection, key: &str, value: Option<&str>) -> Done {
     let key = format!("{NOTE}{key}");
     match value {
-        Some(value) => connection.execute("INSERT OR REPLACE INTO meta(key, value) VALUES(?1, ?2)", [key.as_str(), value])?,
-        None => connection.execute("DELETE FROM meta WHERE key = ?1", [key])?,
+        Some(value) => connection.run("INSERT OR REPLACE INTO meta(key, value) VALUES(?1, ?2)", [key.as_str(), value])?,
+        None => connection.run("DELETE FROM meta WHERE key = ?1", [key])?,
     };
     Ok(Outcome::Done)
 }
 
 pub(super) fn notes(connection: &Connection) -> Result<Vec<(String, String)>, Failure> {
-    let mut statement = connection.prepare("SELECT substr(key, ?1), value FROM meta WHERE substr(key, 1, ?1 - 1) = ?2 ORDER BY key")?;
+    let mut statement =
+        connection.prepare_cached("SELECT substr(key, ?1), value FROM meta WHERE substr(key, 1, ?1 - 1) = ?2 ORDER BY key")?;
     let rows =
         statement.query_map(params![i64::try_from(NOTE.len() + 1).unwrap_or(i64::MAX), NOTE], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -174,7 +182,7 @@ pub(super) fn notes(connection: &Connection) -> Result<Vec<(String, String)>, Fa
 /// The conversation of a chat goes on under its new id, unless one has begun there already.
 pub(super) fn move_chat(connection: &Connection, adapter: &str, old: &str, new: &str) -> Done {
     let (old, new) = (format!("{adapter}:{old}"), format!("{adapter}:{new}"));
-    connection.execute(
+    connection.run(
         "UPDATE OR IGNORE sessions SET name = ?2 || substr(name, length(?1) + 1) WHERE name = ?1 OR substr(name, 1, length(?1) + 1) = ?1 || '/'",
         [&old, &new],
     )?;
@@ -195,5 +203,5 @@ pub(super) fn load_usage(connection: &Connection, name: &str) -> Done {
         Ok(Outcome::Usage { usage, turns: count(row, 4)?, messages: count(row, 5)?, started_ms: row.get(6)? })
     };
     let none = Outcome::Usage { usage: Usage::default(), turns: 0, messages: 0, started_ms: 0 };
-    Ok(connection.query_row(sql, [name], read).optional()?.unwrap_or(none))
+    Ok(connection.read_row(sql, [name], read).optional()?.unwrap_or(none))
 }

@@ -4,13 +4,13 @@
 
 use super::health::Health;
 use super::open::{self, Step};
-use super::ops::{self, Failure};
+use super::ops::{self, Failure, Statements as _};
 use super::request::{Answer, Request};
 use super::{StoreError, schema, upkeep};
 use crate::clock::{self, Deadline};
 use crate::core::record::Op;
 use crate::limits;
-use crate::thread::{CancelToken, enter, wait_for_work};
+use crate::thread::{CancelToken, enter, memory, wait_for_work};
 use crossbeam_channel::{Receiver, Sender, after, never};
 use rusqlite::Connection;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -147,6 +147,7 @@ pub(super) struct Engine {
 
 impl Engine {
     pub fn new(connection: Connection, health: Arc<Health>) -> Self {
+        connection.set_prepared_statement_cache_capacity(limits::STORE_STATEMENTS);
         Self { connection, health, touched: true, pruning: None }
     }
 
@@ -236,7 +237,7 @@ impl Engine {
                 }
                 continue;
             }
-            if !open && let Err(error) = self.connection.execute_batch("BEGIN IMMEDIATE") {
+            if !open && let Err(error) = self.connection.run("BEGIN IMMEDIATE", ()) {
                 let rest = std::iter::once(request).chain(requests).collect();
                 return self.undone(Vec::new(), rest, &error);
             }
@@ -254,7 +255,7 @@ impl Engine {
     fn commit(&mut self, waiting: Vec<(Request, Answer)>) -> Attempt {
         let wrote = waiting.iter().any(|(request, answer)| answer.is_ok() && !ops::is_read(&request.op));
         let begun = clock::now();
-        if let Err(error) = self.connection.execute_batch("COMMIT") {
+        if let Err(error) = self.connection.run("COMMIT", ()) {
             return self.undone(waiting, Vec::new(), &error);
         }
         if wrote {
@@ -299,11 +300,15 @@ impl Engine {
 
     /// Undoes the operation alone if it fails.
     fn in_savepoint(&self, op: &Op) -> Answer {
-        self.connection.execute_batch("SAVEPOINT op").map_err(|error| ops::classify(&error))?;
+        self.connection.run("SAVEPOINT op", ()).map_err(|error| ops::classify(&error))?;
         let mut answer = self.execute(op);
         if !self.connection.is_autocommit() {
-            let end = if answer.is_ok() { "RELEASE op" } else { "ROLLBACK TO op; RELEASE op" };
-            if let Err(error) = self.connection.execute_batch(end) {
+            let ended = if answer.is_ok() {
+                self.connection.run("RELEASE op", ()).map(drop)
+            } else {
+                self.connection.execute_batch("ROLLBACK TO op; RELEASE op")
+            };
+            if let Err(error) = ended {
                 // What is in the transaction now is not known: it goes as a whole.
                 self.roll_back();
                 answer = answer.and(Err(ops::classify(&error)));
@@ -352,7 +357,10 @@ impl Engine {
             _ => (),
         }
         self.measure();
+        self.connection.flush_prepared_statement_cache();
         let _ = self.connection.release_memory();
+        // When the store has been idle for a while, so has everything else: each message ends here.
+        memory::release();
     }
 
     /// Whether the disk takes writes again.

@@ -2,8 +2,8 @@
 //!
 //! Everything but the beginning needs the turn to be running; a turn that was ended in the meantime answers `Fenced`.
 
-use super::ops::{Done, Failure, encode, one};
-use super::{approvals, outbox, sessions};
+use super::ops::{Done, Failure, Statements, encode, one};
+use super::{approvals, outbox, schedule, sessions};
 use crate::core::record::{Outcome, TurnFinish, TurnStart, TurnState};
 use crate::core::types::{InboxId, Message, Role, TurnId, Usage};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -21,7 +21,7 @@ struct Running {
 fn running(connection: &Connection, turn: TurnId) -> Result<Running, Failure> {
     let sql = "SELECT session, epoch, started_ms FROM turns WHERE id = ?1 AND state = 'running'";
     let read = |row: &rusqlite::Row<'_>| Ok(Running { session: row.get(0)?, epoch: row.get(1)?, started_ms: row.get(2)? });
-    connection.query_row(sql, [turn], read).optional()?.ok_or(Failure::Fenced)
+    connection.read_row(sql, [turn], read).optional()?.ok_or(Failure::Fenced)
 }
 
 /// `Fenced` unless the turn is running.
@@ -32,7 +32,7 @@ pub(super) fn require_running(connection: &Connection, turn: TurnId) -> Result<(
 /// The turn's row and the user's message, for an inbox row that is marked as running already.
 pub(super) fn insert(connection: &Connection, start: &TurnStart, inbox: InboxId) -> Result<(), Failure> {
     let session = sessions::touch(connection, &start.session, start.started_ms)?;
-    connection.execute(
+    connection.run(
         "INSERT INTO turns(id, session, epoch, inbox, state, attempt, started_ms) VALUES(?1, ?2, ?3, ?4, 'running', 1, ?5)",
         params![start.turn, session.id, session.epoch, inbox, start.started_ms],
     )?;
@@ -42,18 +42,18 @@ pub(super) fn insert(connection: &Connection, start: &TurnStart, inbox: InboxId)
 
 pub(super) fn begin(connection: &Connection, start: &TurnStart, inbox: InboxId) -> Done {
     let sql = "UPDATE inbox SET state = 'running', turn = ?2 WHERE id = ?1 AND state = 'waiting'";
-    one(connection.execute(sql, [inbox, start.turn])?)?;
+    one(connection.run(sql, [inbox, start.turn])?)?;
     insert(connection, start, inbox)?;
     Ok(Outcome::Done)
 }
 
 pub(super) fn resume(connection: &Connection, turn: TurnId, attempt: u32) -> Done {
-    one(connection.execute("UPDATE turns SET attempt = ?2 WHERE id = ?1 AND state = 'running'", params![turn, attempt])?)?;
+    one(connection.run("UPDATE turns SET attempt = ?2 WHERE id = ?1 AND state = 'running'", params![turn, attempt])?)?;
     Ok(Outcome::Done)
 }
 
 pub(super) fn preview(connection: &Connection, turn: TurnId, platform_id: &str) -> Done {
-    one(connection.execute("UPDATE turns SET preview = ?2 WHERE id = ?1 AND state = 'running'", params![turn, platform_id])?)?;
+    one(connection.run("UPDATE turns SET preview = ?2 WHERE id = ?1 AND state = 'running'", params![turn, platform_id])?)?;
     Ok(Outcome::Done)
 }
 
@@ -62,7 +62,7 @@ pub(super) fn commit_round(connection: &Connection, turn: TurnId, messages: &[Me
     let row = running(connection, turn)?;
     append(connection, turn, &row, messages)?;
     for inbox in adopted {
-        connection.execute("UPDATE inbox SET state = 'running', turn = ?2 WHERE id = ?1 AND state = 'waiting'", [*inbox, turn])?;
+        connection.run("UPDATE inbox SET state = 'running', turn = ?2 WHERE id = ?1 AND state = 'waiting'", [*inbox, turn])?;
     }
     sessions::add_usage(connection, row.session, row.epoch, usage, false)?;
     Ok(Outcome::Done)
@@ -77,11 +77,12 @@ pub(super) fn finish(connection: &Connection, finish: &TurnFinish) -> Done {
         TurnState::Interrupted => "interrupted",
     };
     let row = running(connection, finish.turn)?;
-    connection.execute("UPDATE turns SET state = ?2, ended_ms = ?3 WHERE id = ?1", params![finish.turn, state, finish.ended_ms])?;
+    connection.run("UPDATE turns SET state = ?2, ended_ms = ?3 WHERE id = ?1", params![finish.turn, state, finish.ended_ms])?;
     append(connection, finish.turn, &row, &finish.messages)?;
     sessions::add_usage(connection, row.session, row.epoch, finish.usage, true)?;
-    connection.execute(CLOSE_INBOX_OF_TURN, [finish.turn])?;
-    connection.execute(approvals::CANCEL_OF_TURN, params![finish.turn, finish.ended_ms])?;
+    schedule::close_of_turn(connection, finish.turn, finish.state, finish.ended_ms)?;
+    connection.run(CLOSE_INBOX_OF_TURN, [finish.turn])?;
+    connection.run(approvals::CANCEL_OF_TURN, params![finish.turn, finish.ended_ms])?;
     let queued = outbox::insert_all(connection, &finish.replies, finish.ended_ms)?;
     Ok(Outcome::Finished { queued })
 }
@@ -92,7 +93,7 @@ fn append(connection: &Connection, turn: TurnId, row: &Running, messages: &[Mess
             Role::User => "user",
             Role::Assistant => "assistant",
         };
-        connection.execute(
+        connection.run(
             "INSERT INTO messages(session, epoch, turn, role, blocks, created_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
             params![row.session, row.epoch, turn, role, encode(&message.blocks)?, row.started_ms],
         )?;

@@ -87,6 +87,13 @@ fn prune_table(connection: &Connection, prunable: &Prunable, before_ms: i64) -> 
     for id in &old {
         delete.execute([id])?;
     }
+    if *table == "inbox" {
+        // The answer to a command that is gone cannot be given twice any more.
+        let mut delete = connection.prepare("DELETE FROM enqueued WHERE key = 'inbox:' || ?1")?;
+        for id in &old {
+            delete.execute([id])?;
+        }
+    }
     Ok(old.len() == limits::STORE_PRUNE_ROWS)
 }
 

@@ -35,6 +35,7 @@ pub struct Guardian {
     stop_due_ms: AtomicU64,
     leave_now: AtomicBool,
     finished: AtomicBool,
+    stop_asked: AtomicBool,
     threads: Threads,
 }
 
@@ -63,9 +64,20 @@ impl Guardian {
         self.wake();
     }
 
-    /// The process ends in order; the guardian has nothing more to do than to enforce the budget.
+    /// Control walks down the stop ladder and does not answer any more: from here on only the budget counts.
     pub fn finished(&self) {
         self.finished.store(true, Ordering::SeqCst);
+    }
+
+    /// Somebody wants the process to end, and not to begin anew.
+    pub fn stop_is_asked(&self) {
+        self.stop_asked.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether [`Guardian::stop_is_asked`] was called.
+    #[must_use]
+    pub fn is_stop_asked(&self) -> bool {
+        self.stop_asked.load(Ordering::SeqCst)
     }
 
     fn wake(&self) {
@@ -91,10 +103,14 @@ impl Guardian {
             if stop_due_ms != 0 && now_ms >= stop_due_ms {
                 (plan.leave)("the stop budget is spent");
             }
+            // Whoever enters an activity from here on wakes us: it may be too late for the list.
+            self.threads.shared.next_look_ms.store(u64::MAX, Ordering::SeqCst);
             let list = self.threads.list();
             self.look(plan, &list, now_ms, &mut told);
             if now_ms >= next_ping_ms {
-                if !self.finished.load(Ordering::SeqCst) {
+                if self.finished.load(Ordering::SeqCst) {
+                    (plan.healthy)();
+                } else {
                     self.ping(plan, now_ms);
                 }
                 next_ping_ms = now_ms + interval_ms;

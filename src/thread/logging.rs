@@ -4,7 +4,7 @@
 //! said as soon as stderr takes lines again.
 
 use super::{CancelToken, Handle, SpawnError, Threads, wait_for_work};
-use crate::clock::Deadline;
+use crate::clock::{Deadline, zone};
 use crate::limits;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::io::Write;
@@ -93,7 +93,7 @@ fn format(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>, style:
         }
         Style::Plain => {
             let level = record.level().as_str().to_ascii_lowercase();
-            let time = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
+            let time = zone::local_now().strftime("%H:%M:%S").to_string();
             writeln!(out, "{time} {level:<5} {target:<9} {text}")
         }
     }

@@ -5,6 +5,7 @@
 
 mod guardian;
 pub mod logging;
+pub mod memory;
 mod pulse;
 mod token;
 

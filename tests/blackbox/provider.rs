@@ -70,7 +70,7 @@ fn a68_the_person_is_told_of_a_silent_provider_once() {
     model.once("anybody", Reply::Silent);
     let gateway = setup(&telegram, &model, Protocol::Anthropic).start();
     telegram.user_says(ANA, "anybody there?");
-    telegram.wait_text(ANA, "2 s");
+    telegram.wait_text(ANA, "No response from provider for 2s");
     telegram.wait_text_within(Duration::from_secs(40), ANA, "yes, here");
     gateway.wait_idle();
     let texts = telegram.texts(ANA);

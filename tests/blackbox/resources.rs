@@ -1,53 +1,10 @@
 //! What a gateway uses up: descriptors, memory, threads, wake-ups. It must not grow with what happened.
 
 use crate::support::gateway::Gateway;
-use crate::support::http::Fault;
-use crate::support::model::{self, Model, Protocol, Reply, Step};
 use crate::support::poll::{self, SOON};
 use crate::support::process::{self, descriptors};
 use crate::support::telegram::{ANA, Telegram};
 use std::time::Duration;
-
-/// Messages one after the other, each with a connection of its own on both sides.
-fn exchange(telegram: &Telegram, from: usize, count: usize) {
-    for number in from..from + count {
-        telegram.user_says(ANA, &format!("turn number {number}."));
-        telegram.wait_text(ANA, &format!("answer {number}."));
-    }
-}
-
-#[test]
-fn a54_a55_descriptors_threads_and_memory_stay_flat_over_turns_and_reconnects() {
-    let (telegram, model) = (Telegram::start(), Model::start());
-    for number in 0..160 {
-        let reply = if number % 4 == 0 {
-            vec![model::shell("true"), Step::Pause(Duration::ZERO)]
-        } else {
-            vec![Step::Text(format!("answer {number}."))]
-        };
-        model.rule(&format!("turn number {number}."), [Reply::Stream(reply), model::text(&format!("answer {number}."))]);
-    }
-    telegram.fail("getUpdates", Fault::CloseAfter, 100_000);
-    telegram.fail("sendMessage", Fault::CloseAfter, 100_000);
-    let gateway =
-        Gateway::setup().telegram(&telegram).model(&model, Protocol::Anthropic).set("adapters.telegram", "streaming", "false").start();
-    exchange(&telegram, 0, 40);
-    gateway.wait_idle();
-    let (before, connections) = (gateway.footprint(), telegram.server.connections());
-    exchange(&telegram, 40, 120);
-    gateway.wait_idle();
-    let after = gateway.footprint();
-    assert!(
-        telegram.server.connections() - connections >= 200,
-        "there were many reconnects: {}",
-        telegram.server.connections() - connections
-    );
-    assert!(after.descriptors <= before.descriptors + 3, "{before:?} {after:?}: {:#?}", descriptors(gateway.pid()));
-    assert!(after.threads <= before.threads + 2, "{before:?} {after:?}");
-    assert!(after.rss_kib <= before.rss_kib + 6 * 1024, "{before:?} {after:?}");
-    let sockets = descriptors(gateway.pid()).iter().filter(|path| path.to_string_lossy().starts_with("socket:")).count();
-    assert!(sockets <= 12, "{sockets} sockets while idle");
-}
 
 #[test]
 fn a54_failed_connects_leave_nothing_open() {

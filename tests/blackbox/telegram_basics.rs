@@ -122,8 +122,8 @@ fn a_long_answer_comes_in_parts_and_in_order() {
         gateway.wait_idle();
         let parts = telegram.texts(ANA);
         let total: usize = parts.iter().map(|part| part.chars().count()).sum();
-        // The cuts may swallow the white space at which they were made.
-        assert!((9_900..=10_100).contains(&total), "streaming {streaming}: {} parts with {total} characters", parts.len());
+        // The cuts may swallow the white space at which they were made, and the marks of code blocks are not shown.
+        assert!((9_300..=10_100).contains(&total), "streaming {streaming}: {} parts with {total} characters", parts.len());
         assert!(parts.len() <= 5, "{} parts", parts.len());
     }
 }

@@ -92,7 +92,7 @@ fn a26_a_tool_that_kills_its_group_kills_only_itself() {
     let mut gateway = Gateway::setup().start();
     gateway.chat("run: kill -KILL 0; echo not reached").expect(0);
     gateway.chat("run: kill -TERM 0").expect(0);
-    gateway.chat("run: kill -STOP $$ & sleep 0.1; kill -CONT $$; echo went-$((8 + 8))").expect(0);
+    gateway.chat("run: (sleep 0.1; kill -CONT $$) & kill -STOP $$; echo went-$((8 + 8))").expect(0);
     assert!(gateway.is_running());
     gateway.chat("echo: unharmed").expect(0).says("unharmed");
 }

@@ -35,7 +35,7 @@ pub(super) fn fetch(api: &Api, settings: &Settings, link: &Link, inbound: &mut I
             Ok((path, bytes)) => (attachment.path, attachment.bytes) = (Some(path), bytes),
             Err(Missed::Cancelled) => return Err(Cancelled),
             Err(Missed::Note(note)) => {
-                log::info!(target: "telegram", "{}: {} of message {} not downloaded: {note}", link.name, file.kind, inbound.message_id);
+                log::info!(target: &link.name, "{} of message {} not downloaded: {note}", file.kind, inbound.message_id);
                 attachment.note = Some(format!("not downloaded: {note}"));
             }
         }

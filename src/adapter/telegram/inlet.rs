@@ -14,9 +14,9 @@ use crate::core::command::COMMANDS;
 use crate::core::record::{Op, Outcome};
 use crate::core::types::Receipt;
 use crate::limits;
-use crate::net::NetError;
+use crate::net::{NetError, NetOptions};
 use crate::store::StoreError;
-use crate::thread::{Cancelled, enter};
+use crate::thread::{CancelToken, Cancelled, enter};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -107,7 +107,7 @@ impl TelegramInlet {
         // While a webhook is set, every poll is refused.
         if let Err(error) = self.call(api, link, "deleteWebhook", &json!({"drop_pending_updates": false})) {
             match error.failure {
-                Failure::Refused(ref refusal) if refusal.code == 404 => log::info!(target: "telegram", "{}: {error}", link.name),
+                Failure::Refused(ref refusal) if refusal.code == 404 => log::info!(target: &link.name, "{error}"),
                 _ => return Err(self.failed(&error, link)),
             }
         }
@@ -115,12 +115,12 @@ impl TelegramInlet {
             let commands: Vec<Value> = COMMANDS.iter().map(|(command, help)| json!({"command": command, "description": help})).collect();
             match self.call(api, link, "setMyCommands", &json!({"commands": commands})) {
                 Err(error) if error.is_cancelled() => return Err(AdapterError::Cancelled),
-                Err(error) => log::warn!(target: "telegram", "{}: the list of commands is not shown while typing: {error}", link.name),
+                Err(error) => log::warn!(target: &link.name, "the list of commands is not shown while typing: {error}"),
                 Ok(_) => self.memory().commands_set = true,
             }
         }
         if user.can_read_all_group_messages == Some(false) {
-            log::debug!(target: "telegram", "{}: in groups only commands and replies arrive; BotFather: /setprivacy", link.name);
+            log::debug!(target: &link.name, "in groups only commands and replies arrive; BotFather: /setprivacy");
         }
         Ok(me)
     }
@@ -133,7 +133,7 @@ impl TelegramInlet {
         let stored = cursor.and_then(|cursor| match cursor.parse::<u64>() {
             Ok(offset) => Some(offset),
             Err(_) => {
-                log::warn!(target: "telegram", "{}: the stored cursor {cursor:?} makes no sense; asking for everything that waits", link.name);
+                log::warn!(target: &link.name, "the stored cursor {cursor:?} makes no sense; asking for everything that waits");
                 None
             }
         });
@@ -193,23 +193,20 @@ impl TelegramInlet {
         for update in updates {
             link.token.check()?;
             let Some(id) = update_id(&update) else {
-                log::warn!(target: "telegram", "{}: skipped an update without a number", link.name);
+                log::warn!(target: &link.name, "skipped an update without a number");
                 continue;
             };
             if ledger.arrived(id) == Verdict::Old {
-                log::debug!(target: "telegram", "{}: skipped update {id}: confirmed before", link.name);
+                log::debug!(target: &link.name, "skipped update {id}: confirmed before");
                 continue;
             }
             let understood = understand(update, &link.name, me, clock::wall_ms());
             callbacks.extend(understood.callback);
             match understood.meaning {
                 Meaning::Message(taken) => self.hand_over(api, link, ledger, id, *taken)?,
-                Meaning::Moved { old, new } => {
-                    log::info!(target: "telegram", "{}: chat {old} is {new} now", link.name);
-                    link.events.moved(&old, &new);
-                }
-                Meaning::Member { chat, change } => log::info!(target: "telegram", "{}: in chat {chat} the bot went {change}", link.name),
-                Meaning::Ignored(reason) => log::debug!(target: "telegram", "{}: skipped update {id}: {reason}", link.name),
+                Meaning::Moved { old, new } => link.events.moved(&old, &new),
+                Meaning::Member { chat, change } => log::info!(target: &link.name, "in chat {chat} the bot went {change}"),
+                Meaning::Ignored(reason) => log::debug!(target: &link.name, "skipped update {id}: {reason}"),
             }
             for receipt in link.receipts.try_iter() {
                 ledger.receipt(receipt.id);
@@ -243,7 +240,7 @@ impl TelegramInlet {
             let _busy = enter(format_args!("telegram answerCallbackQuery"), deadline);
             match api.call("answerCallbackQuery", &json!({"callback_query_id": id}), deadline) {
                 Err(error) if error.is_cancelled() => return Err(AdapterError::Cancelled),
-                Err(error) => log::debug!(target: "telegram", "{}: {error}", link.name),
+                Err(error) => log::debug!(target: &link.name, "{error}"),
                 Ok(_) => link.events.heard(),
             }
         }
@@ -271,6 +268,26 @@ impl TelegramInlet {
             _ => AdapterError::Retry { cause, after: error.retry_after() },
         }
     }
+}
+
+/// Asks who we are, and nothing else.
+pub(super) fn check(settings: &Arc<Settings>, net: &NetOptions, token: &CancelToken, deadline: Deadline) -> Result<String, AdapterError> {
+    let error = match Api::new(settings, net, token).call("getMe", &json!({}), deadline) {
+        Ok(answer) => {
+            let user: User = serde_json::from_value(answer).unwrap_or_default();
+            return Ok(identity(&Me { id: user.id.unwrap_or(0), username: user.username.unwrap_or_default() }));
+        }
+        Err(error) => error,
+    };
+    let cause = error.to_string();
+    Err(match (&error.failure, error.code()) {
+        (Failure::Net(NetError::Cancelled), _) => AdapterError::Cancelled,
+        (Failure::Net(NetError::BadUrl(_)), _) => AdapterError::Fatal { cause, remedy: "correct `base_url`".to_owned() },
+        (_, Some(401 | 404)) => {
+            AdapterError::Fatal { cause, remedy: "get a new token from @BotFather and put it where `token` says".to_owned() }
+        }
+        _ => AdapterError::Retry { cause, after: error.retry_after() },
+    })
 }
 
 fn identity(me: &Me) -> String {

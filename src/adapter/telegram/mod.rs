@@ -16,7 +16,8 @@ mod tests;
 mod wire;
 
 use super::table::{KeyInfo, PlatformInfo};
-use super::{Adapter, Inlet, Outlet, Traits};
+use super::{Adapter, AdapterError, Inlet, Outlet, Traits};
+use crate::clock::Deadline;
 use crate::config::{AdapterConfig, Secret};
 use crate::net::{NetOptions, Url};
 use crate::thread::CancelToken;
@@ -154,5 +155,9 @@ impl Adapter for Telegram {
 
     fn outlet(&self, net: &NetOptions, token: &CancelToken) -> Box<dyn Outlet> {
         Box::new(outlet::TelegramOutlet::new(&self.settings, net, token))
+    }
+
+    fn check(&self, net: &NetOptions, token: &CancelToken, deadline: Deadline) -> Result<Option<String>, AdapterError> {
+        inlet::check(&self.settings, net, token, deadline).map(Some)
     }
 }

@@ -8,6 +8,7 @@ mod load;
 mod model;
 mod opening;
 mod ops;
+mod schedule;
 
 use super::open;
 use super::request::{Answer, Reply, Request};

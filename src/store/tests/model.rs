@@ -241,6 +241,12 @@ impl Model {
 
     fn deliver_or_read(&mut self, op: &Op) -> Expected {
         match op {
+            Op::BeginSending { outbox } => {
+                let before = self.deliver_or_read(&Op::LoadOutbox { outbox: *outbox });
+                let part = self.outbox.get(outbox).map_or(0, |(row, _)| row.sent_parts.len());
+                let _ = self.deliver_or_read(&Op::MarkSending { outbox: *outbox, part: u32::try_from(part).expect("few") });
+                before
+            }
             Op::MarkSending { outbox, part } => {
                 let (row, doubt) = self.outbox.get_mut(outbox).ok_or(Refusal::Fenced)?;
                 let open = matches!(row.state, OutboxState::Pending | OutboxState::Sending);
@@ -337,6 +343,7 @@ impl Model {
             waiting: self.inbox.iter().filter_map(waiting).collect(),
             pending: self.outbox.values().filter_map(pending).collect(),
             notes: Vec::new(),
+            jobs: Vec::new(),
             approvals: self
                 .approvals
                 .iter()
@@ -398,7 +405,8 @@ fn operation() -> impl Strategy<Value = Op> {
         1 => (0..3_usize, key).prop_map(|(count, dedupe)| Op::Enqueue { messages: vec![outbound("note"); count], dedupe, now_ms: 9 }),
         1 => (1..9_i64).prop_map(|turn| Op::Ask { question: question(turn), now_ms: 1, notice: Box::new(outbound("?")) }),
         1 => (1..4_i64, state).prop_map(|(approval, state)| Op::Settle { approval, state, by: None, now_ms: 2 }),
-        3 => (1..4_i64, part()).prop_map(|(outbox, part)| Op::MarkSending { outbox, part }),
+        2 => (1..4_i64, part()).prop_map(|(outbox, part)| Op::MarkSending { outbox, part }),
+        2 => (1..4_i64).prop_map(|outbox| Op::BeginSending { outbox }),
         3 => (1..4_i64, part(), any::<bool>())
             .prop_map(|(outbox, part, last)| Op::MarkPartSent { outbox, part, platform_id: "s".to_owned(), last }),
         2 => (1..4_i64).prop_map(|outbox| Op::MarkRetry { outbox, not_before_ms: 50, error: "later".to_owned() }),

@@ -199,6 +199,21 @@ fn undo_takes_back_one_exchange_after_the_other() {
     assert_eq!(store.call(undo(command("c4"))), Ok(Outcome::Undone(None)));
 }
 
+/// Regression: /retry answered the last message again, and the turn that had been given up never was.
+#[test]
+fn a_retry_is_for_the_turn_that_was_given_up() {
+    let store = Fixture::new();
+    store.begin(1);
+    let Op::FinishTurn(mut given_up) = finish(1, &[]) else { panic!("a finish") };
+    given_up.state = TurnState::Interrupted;
+    store.expect(Op::FinishTurn(given_up));
+    store.begin(2);
+    store.expect(finish(2, &[]));
+    let retry = |id: &str| Op::Undo { session: SESSION.to_owned(), inbox: store.accept(id), retry: true };
+    assert_eq!(store.call(retry("r1")), Ok(Outcome::Undone(Some("question 1".to_owned()))));
+    assert_eq!(store.call(retry("r2")), Ok(Outcome::Undone(Some("question 2".to_owned()))));
+}
+
 #[test]
 fn a_long_transcript_is_cut_at_a_question() {
     let store = Fixture::new();
@@ -332,6 +347,27 @@ fn a_message_is_sent_part_by_part() {
 }
 
 #[test]
+fn a_message_is_taken_up_where_it_stands() {
+    let store = Fixture::new();
+    let outbox = store.enqueue("long");
+    let begin = |store: &Fixture| match store.expect(Op::BeginSending { outbox }) {
+        Outcome::Outbox(row) => row.map(|row| (row.state, row.sent_parts.len(), row.ambiguous)),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(begin(&store), Some((OutboxState::Pending, 0, false)));
+    assert!(store.outbox(outbox).ambiguous);
+    assert_eq!(begin(&store), Some((OutboxState::Sending, 0, true)));
+    assert_eq!(store.outbox(outbox).attempts, 2);
+    store.expect(Op::MarkPartSent { outbox, part: 0, platform_id: "p".to_owned(), last: false });
+    assert_eq!(begin(&store), Some((OutboxState::Pending, 1, false)));
+    store.expect(Op::MarkPartSent { outbox, part: 1, platform_id: "q".to_owned(), last: true });
+    let row = store.outbox(outbox);
+    assert_eq!(begin(&store), Some((OutboxState::Sent, 2, false)));
+    assert_eq!(store.outbox(outbox), row, "only read");
+    assert_eq!(store.expect(Op::BeginSending { outbox: 999 }), Outcome::Outbox(None));
+}
+
+#[test]
 fn doubt_about_a_part_stays_until_it_is_sent() {
     let store = Fixture::new();
     let outbox = store.enqueue("hi");
@@ -403,6 +439,7 @@ fn pruning_keeps_what_is_open_and_the_keys() {
     store.begin(2);
     store.accept("waits");
     store.expect(Op::Enqueue { messages: vec![], dedupe: Some("once".to_owned()), now_ms: 5 });
+    store.expect(Op::Enqueue { messages: vec![], dedupe: Some(format!("inbox:{done}")), now_ms: 5 });
     let before = store.recovered();
     assert_eq!(store.call(Op::Prune { before_ms: 150 }), Ok(Outcome::Done));
     assert_eq!(store.recovered(), before, "nothing open is touched");
@@ -415,6 +452,9 @@ fn pruning_keeps_what_is_open_and_the_keys() {
     assert_eq!(store.expect(accept("of turn 1", None)), Outcome::Duplicate { inbox: done });
     let again = Op::Enqueue { messages: vec![outbound("x")], dedupe: Some("once".to_owned()), now_ms: 6 };
     assert_eq!(store.expect(again), Outcome::Queued(vec![]));
+    let connection = rusqlite::Connection::open(store.path()).expect("opens beside the store");
+    let keys = |key: &str| connection.query_row("SELECT count(*) FROM enqueued WHERE key = ?1", [key], |row| row.get::<_, i64>(0));
+    assert_eq!((keys("once"), keys(&format!("inbox:{done}"))), (Ok(1), Ok(0)), "the key of a command goes with its row");
 }
 
 #[test]

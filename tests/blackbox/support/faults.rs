@@ -4,7 +4,8 @@ use super::http;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A listener that accepts nobody and whose queue is full: a connect to it hangs, as to a host behind a dropping firewall.
@@ -58,8 +59,22 @@ pub struct Proxy {
 struct ProxyShared {
     way: Mutex<Way>,
     stopped: Mutex<bool>,
-    /// Both ends of each pair.
-    open: Mutex<Vec<TcpStream>>,
+    open: Mutex<Vec<Pair>>,
+}
+
+/// Both ends of one connection through the proxy.
+struct Pair {
+    client: TcpStream,
+    server: TcpStream,
+    /// The client's end stays open and silent whatever happens at the other.
+    forgotten: Arc<AtomicBool>,
+}
+
+impl Pair {
+    fn shut(&self) {
+        let _ = self.client.shutdown(Shutdown::Both);
+        let _ = self.server.shutdown(Shutdown::Both);
+    }
 }
 
 impl Proxy {
@@ -92,10 +107,22 @@ impl Proxy {
     pub fn set(&self, way: Way) {
         *self.shared.way.lock().unwrap_or_else(PoisonError::into_inner) = way;
         if way == Way::Reset {
-            for stream in self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-                // With linger 0 a shutdown of the last copy is a reset; the pumps' copies end at the shutdown.
-                let _ = stream.shutdown(Shutdown::Both);
-            }
+            // With linger 0 a shutdown of the last copy is a reset; the pumps' copies end at the shutdown.
+            self.cut();
+        }
+    }
+
+    /// Ends all connections that there are.
+    pub fn cut(&self) {
+        self.shared.lock_open().drain(..).for_each(|pair| pair.shut());
+    }
+
+    /// The servers of all connections are gone without a word, as after a power failure: the clients' ends stay open
+    /// and silent. New connections are well.
+    pub fn forget(&self) {
+        for pair in self.shared.lock_open().iter() {
+            pair.forgotten.store(true, Ordering::SeqCst);
+            let _ = pair.server.shutdown(Shutdown::Both);
         }
     }
 }
@@ -104,9 +131,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         *self.shared.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
         let _ = TcpStream::connect(self.address);
-        for stream in self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        self.cut();
     }
 }
 
@@ -115,17 +140,22 @@ impl ProxyShared {
         *self.way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock_open(&self) -> MutexGuard<'_, Vec<Pair>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn join(self: &Arc<Self>, client: TcpStream, server: TcpStream) {
+        let forgotten = Arc::new(AtomicBool::new(false));
         let pairs = [(client.try_clone(), server.try_clone(), false), (server.try_clone(), client.try_clone(), true)];
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).extend([client, server]);
+        self.lock_open().push(Pair { client, server, forgotten: Arc::clone(&forgotten) });
         for (from, to, downstream) in pairs {
             let (Ok(from), Ok(to)) = (from, to) else { continue };
-            let shared = Arc::clone(self);
-            std::thread::spawn(move || shared.pump(from, to, downstream));
+            let (shared, forgotten) = (Arc::clone(self), Arc::clone(&forgotten));
+            std::thread::spawn(move || shared.pump(from, to, downstream, &forgotten));
         }
     }
 
-    fn pump(&self, mut from: TcpStream, mut to: TcpStream, downstream: bool) {
+    fn pump(&self, mut from: TcpStream, mut to: TcpStream, downstream: bool, forgotten: &AtomicBool) {
         let mut chunk = [0; 4096];
         while let Ok(mut count @ 1..) = from.read(&mut chunk) {
             let mut last = false;
@@ -142,6 +172,9 @@ impl ProxyShared {
             if to.write_all(&chunk[..count]).is_err() || last {
                 break;
             }
+        }
+        if forgotten.load(Ordering::SeqCst) {
+            return;
         }
         let _ = from.shutdown(Shutdown::Both);
         let _ = to.shutdown(Shutdown::Both);

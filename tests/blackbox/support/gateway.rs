@@ -3,6 +3,7 @@
 //! Each instance lives in a scratch directory of its own. When it is dropped it is stopped as a supervisor would, and
 //! the drop asserts what every stop must leave behind: nothing.
 
+use super::control_socket;
 use super::model::{Model, Protocol};
 use super::poll::{self, SOON};
 use super::process::{self, Footprint, Output};
@@ -10,7 +11,7 @@ use super::telegram::{ANA, Telegram};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
@@ -31,6 +32,8 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     block_stderr: bool,
+    /// The state directory is a file system of this size that only the gateway sees.
+    small_disk: Option<String>,
 }
 
 /// A text as TOML has it.
@@ -46,7 +49,8 @@ impl Setup {
         }
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(scratch.path().join("run"), private).expect("permissions of the runtime directory");
-        let mut setup = Self { scratch, sections: Vec::new(), environment: Vec::new(), arguments: Vec::new(), block_stderr: false };
+        let mut setup =
+            Self { scratch, sections: Vec::new(), environment: Vec::new(), arguments: Vec::new(), block_stderr: false, small_disk: None };
         setup = setup.set("provider", "kind", "\"offline\"");
         for (phase, bound) in [("drain", "2s"), ("ask", "1s"), ("cut", "1s"), ("close", "1s")] {
             setup = setup.set("shutdown", phase, &quoted(bound));
@@ -125,6 +129,17 @@ impl Setup {
     pub fn block_stderr(mut self) -> Self {
         self.block_stderr = true;
         self
+    }
+
+    #[must_use]
+    pub fn small_disk(mut self, size: &str) -> Self {
+        self.small_disk = Some(size.to_owned());
+        self
+    }
+    /// Starts and does not wait; `None` where a file system cannot be mounted.
+    pub fn try_launch_on_small_disk(self) -> Option<Gateway> {
+        let tried = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "tmpfs"]).arg(self.state_dir()).output();
+        tried.is_ok_and(|tried| tried.status.success()).then(|| self.launch())
     }
 
     pub fn scratch(&self) -> &Path {
@@ -226,6 +241,9 @@ impl Gateway {
     fn spawn(&mut self) {
         let arguments: Vec<&str> = std::iter::once("run").chain(self.setup.arguments.iter().map(String::as_str)).collect();
         let mut command = self.setup.command(&arguments);
+        if let Some(size) = &self.setup.small_disk {
+            command = on_small_disk(&command, size, &self.setup.state_dir());
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null());
         if self.setup.block_stderr {
             let (reader, writer) = full_pipe();
@@ -259,11 +277,25 @@ impl Gateway {
         self.spawn();
     }
 
+    /// Whether the process that the test started is there, or at least its end has not been looked at.
+    pub fn has_child(&self) -> bool {
+        self.child.is_some()
+    }
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.as_ref().expect("the gateway runs").id()).expect("a pid")
     }
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().expect("waiting for the gateway").is_none())
+    }
+
+    /// The state directory as the gateway sees it.
+    pub fn small_disk(&self) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
+        root.join(self.setup.state_dir().strip_prefix("/").expect("an absolute path"))
+    }
+    /// What it leaves behind cannot be looked at: its state directory is gone with it.
+    pub fn not_orderly(&mut self) {
+        self.orderly = false;
     }
 
     // --- asking it ---
@@ -275,9 +307,18 @@ impl Gateway {
     pub fn chat(&self, text: &str) -> Output {
         self.cli(&["chat", text])
     }
-    /// `status --json`; `None` while nobody answers.
+    /// One question at the control socket.
+    pub fn ask(&self, request: &Value) -> Result<Value, String> {
+        control_socket::ask(&self.setup.state_dir().join("gateway.sock"), request, Duration::from_secs(5))
+    }
+    /// What `status --json` says, without a process for it; `None` while nobody answers.
     pub fn try_status(&self) -> Option<Value> {
-        serde_json::from_str(&self.cli(&["status", "--json"]).stdout).ok()
+        self.ask(&json!({"do": "status"})).ok()
+    }
+    /// Brings it into a state that only a defect or a dying disk would: see the command `fault` of debug builds.
+    pub fn fault(&self, what: &str, time: Duration) -> Result<Value, String> {
+        let time_ms = u64::try_from(time.as_millis()).expect("a short time");
+        self.ask(&json!({"do": "command", "name": "fault", "args": {"what": what, "ms": time_ms}}))
     }
     pub fn status(&self) -> Value {
         let output = self.cli(&["status", "--json"]);
@@ -383,7 +424,7 @@ impl Gateway {
             lines = self.log.changed.wait_timeout(lines, end - now).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
-    fn log_tail(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let lines = self.log_lines();
         let tail = &lines[lines.len().saturating_sub(60)..];
         format!("--- the gateway's log, last {} of {} lines\n{}\n---", tail.len(), lines.len(), tail.join("\n"))
@@ -410,6 +451,16 @@ impl Drop for Gateway {
             let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
         }
     }
+}
+
+/// The command in a mount namespace of its own. It keeps its process id.
+fn on_small_disk(command: &Command, size: &str, directory: &Path) -> Command {
+    let script = "mount -t tmpfs -o size=\"$1\",mode=700 tmpfs \"$2\" && shift 2 && exec \"$@\"";
+    let mut wrapped = Command::new("unshare");
+    wrapped.args(["-rm", "sh", "-c", script, "sh", size]).arg(directory).arg(command.get_program()).args(command.get_args());
+    wrapped.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    wrapped.current_dir(command.get_current_dir().expect("the command has one"));
+    wrapped
 }
 
 /// A pipe without room for one more byte. → its reader, and the writer as a process gets it.

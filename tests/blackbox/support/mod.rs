@@ -1,5 +1,6 @@
 //! What the tests are made of: the gateway as a process, fakes of the outside world, and faults.
 
+pub mod control_socket;
 pub mod faults;
 pub mod gateway;
 pub mod html;
@@ -7,6 +8,7 @@ pub mod http;
 pub mod model;
 pub mod model_check;
 pub mod model_stream;
+pub mod namespace;
 pub mod params;
 pub mod poll;
 pub mod process;

@@ -233,6 +233,11 @@ impl Model {
         let matching = |state: &State| state.journal.iter().filter(|exchange| exchange.all().contains(needle)).nth(count - 1).cloned();
         self.wait(SOON, &format!("request {count} with {needle:?}"), matching)
     }
+    /// Waits for the `count`th request (from 1) of all. → when it came
+    #[allow(dead_code)] // For the figures.
+    pub fn wait_count(&self, count: usize) -> Instant {
+        self.wait(SOON, &format!("request {count}"), |state| state.journal.get(count - 1).map(|exchange| exchange.at))
+    }
     /// Waits for the end of the `count`th request that contains `needle`.
     pub fn wait_end(&self, count: usize, needle: &str) -> (Instant, End) {
         let matching = |state: &State| state.journal.iter().filter(|exchange| exchange.all().contains(needle)).nth(count - 1)?.end;

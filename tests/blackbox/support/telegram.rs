@@ -220,6 +220,20 @@ impl Telegram {
         self.says(user, user, text, json!({}))
     }
 
+    /// The same text, `count` times from each of the users in turn, in their private chats, all at once.
+    #[allow(dead_code)] // For the figures.
+    pub fn users_say(&self, users: std::ops::Range<i64>, count: usize, text: &str) {
+        self.change(|state| {
+            for _ in 0..count {
+                for user in users.clone() {
+                    state.private(user);
+                    let message = incoming(state, user, user, text, json!({}));
+                    state.push("message", message);
+                }
+            }
+        });
+    }
+
     /// A message of `user` in `chat`, with further fields. → its id.
     pub fn says(&self, chat: i64, user: i64, text: &str, more: Value) -> i64 {
         self.change(|state| {
@@ -318,6 +332,12 @@ impl Telegram {
     }
     pub fn texts(&self, chat: i64) -> Vec<String> {
         self.shown(chat).into_iter().map(|message| message.text).collect()
+    }
+    /// How many messages the bot has sent.
+    #[allow(dead_code)] // For the figures.
+    pub fn sent(&self) -> usize {
+        let state = self.lock();
+        state.chats.values().map(|chat| chat.messages.iter().filter(|message| message.from_bot).count()).sum()
     }
     pub fn calls(&self, method: &str) -> Vec<Call> {
         self.lock().journal.iter().filter(|call| call.method == method).cloned().collect()

@@ -58,6 +58,11 @@ pub fn serve(shared: &Shared, request: &Request, connection: &mut Connection) ->
         if let Fault::Status { code, .. } = fault {
             settle(shared, entry, code);
         }
+        if fault == Fault::CloseAfter && method == "getUpdates" {
+            // Nothing is wrong with the answer: it is waited for.
+            let Some(answer) = get_updates(shared, &params, connection) else { return Next::Close };
+            return misbehave(&fault, connection, || envelope(&answer));
+        }
         return misbehave(&fault, connection, || {
             let answer = if method == "getUpdates" { Some(updates_now(shared, &params)) } else { None };
             envelope(&answer.unwrap_or_else(|| call(shared, &method, &params)))

@@ -1,0 +1,250 @@
+//! `setup`: a few questions, then a configuration that works. Nothing is written before the last answer.
+//!
+//! Secrets go into the file `env` beside the configuration, mode 0600, and are not shown while they are typed.
+
+use super::output::{complain, print};
+use super::{Context, code};
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use std::fmt::Write as _;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{BufRead, IsTerminal, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+/// What was answered.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Answers {
+    kind: &'static str,
+    model: String,
+    base_url: Option<String>,
+    telegram: bool,
+    users: Vec<String>,
+    /// For the file `env`: name and value.
+    secrets: Vec<(&'static str, String)>,
+}
+
+/// Asks and gets answers: a terminal, or lines from a pipe.
+struct Dialogue<'a> {
+    input: &'a mut dyn BufRead,
+    /// Whether typed secrets can be hidden.
+    terminal: bool,
+}
+
+/// The input ended before the last answer.
+struct Left;
+
+impl Dialogue<'_> {
+    fn line(&mut self) -> Result<String, Left> {
+        let mut line = String::new();
+        match self.input.read_line(&mut line) {
+            Ok(count) if count > 0 => Ok(line.trim().to_owned()),
+            _ => Err(Left),
+        }
+    }
+
+    fn ask(&mut self, question: &str, default: &str) -> Result<String, Left> {
+        let shown = if default.is_empty() { String::new() } else { format!(" [{default}]") };
+        print(&format!("{question}{shown}: "));
+        let answer = self.line()?;
+        Ok(if answer.is_empty() { default.to_owned() } else { answer })
+    }
+
+    fn secret(&mut self, question: &str) -> Result<String, Left> {
+        print(&format!("{question}: "));
+        if !self.terminal {
+            return self.line();
+        }
+        let stdin = std::io::stdin();
+        let before = tcgetattr(&stdin).ok();
+        if let Some(mut hidden) = before.clone() {
+            hidden.local_flags.remove(LocalFlags::ECHO);
+            let _ = tcsetattr(&stdin, SetArg::TCSANOW, &hidden);
+        }
+        let answer = self.line();
+        if let Some(before) = before {
+            let _ = tcsetattr(&stdin, SetArg::TCSANOW, &before);
+            print("\n");
+        }
+        answer
+    }
+}
+
+pub(super) fn setup(context: &Context<'_>) -> u8 {
+    let path = &context.places.config;
+    let shown = context.environment.shorten(path);
+    if path.exists() {
+        complain(&format!(
+            "There is a configuration already: {shown}\n  change it with an editor, then:   hermes-gateway config check\n  start anew:                       move it away, then hermes-gateway setup"
+        ));
+        return code::FAILED;
+    }
+    let stdin = std::io::stdin();
+    let terminal = stdin.is_terminal();
+    print("Setting up hermes-gateway. An empty answer takes what stands in brackets; Ctrl-C leaves without writing anything.\n\n");
+    let answers = match dialogue(&mut Dialogue { input: &mut stdin.lock(), terminal }) {
+        Ok(answers) => answers,
+        Err(Left) => {
+            complain("\nNothing was written.");
+            return code::FAILED;
+        }
+    };
+    if let Err(cause) = write(path, &answers) {
+        complain(&format!("error: cannot write {shown}: {cause}"));
+        return code::FAILED;
+    }
+    // What was written is read back as `run` will read it.
+    if let Err(exit) = context.load() {
+        return exit;
+    }
+    print(&format!(
+        "\nWritten: {shown}\n  check it:            hermes-gateway doctor\n  run it here:         hermes-gateway run\n  run it as a service: hermes-gateway service install\n"
+    ));
+    if answers.telegram && answers.users.is_empty() {
+        print(
+            "\nNobody is allowed to speak on Telegram yet: write to the bot, find your id in the log, and put it into `allowed_users`.\n",
+        );
+    }
+    code::OK
+}
+
+fn dialogue(dialogue: &mut Dialogue<'_>) -> Result<Answers, Left> {
+    let mut answers = Answers::default();
+    print(
+        "Which model?\n  1  Anthropic\n  2  OpenAI, or a server that speaks its language (Ollama, llama.cpp, OpenRouter, vLLM …)\n  3  the built-in offline one, to try things out\n",
+    );
+    answers.kind = loop {
+        match dialogue.ask("number", "1")?.as_str() {
+            "1" => break "anthropic",
+            "2" => break "openai",
+            "3" => break "offline",
+            other => print(&format!("`{other}` is not one of 1, 2, 3.\n")),
+        }
+    };
+    let key = match answers.kind {
+        "anthropic" => {
+            answers.model = dialogue.ask("model", "claude-sonnet-4-6")?;
+            Some("ANTHROPIC_API_KEY")
+        }
+        "openai" => {
+            answers.base_url = Some(dialogue.ask("address of the server", "https://api.openai.com/v1")?);
+            answers.model = dialogue.ask("model", "gpt-4o-mini")?;
+            Some("OPENAI_API_KEY")
+        }
+        _ => {
+            "offline".clone_into(&mut answers.model);
+            None
+        }
+    };
+    if let Some(name) = key {
+        let value = dialogue.secret("API key (not shown; empty if the server needs none)")?;
+        if !value.is_empty() {
+            answers.secrets.push((name, value));
+        }
+    }
+    let token = dialogue.secret("\nTelegram bot token, from @BotFather (not shown; empty leaves Telegram out)")?;
+    if !token.is_empty() {
+        answers.telegram = true;
+        answers.secrets.push(("TELEGRAM_BOT_TOKEN", token));
+        let users = dialogue.ask("Telegram user ids that may speak to it, separated by commas", "")?;
+        answers.users = users.split([',', ' ']).map(str::trim).filter(|user| !user.is_empty()).map(str::to_owned).collect();
+    }
+    Ok(answers)
+}
+
+/// A basic string of TOML; JSON's are a subset of them.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn configuration(answers: &Answers) -> String {
+    let mut text = format!("[provider]\nkind = \"{}\"\nmodel = {}\n", answers.kind, quoted(&answers.model));
+    if let Some(base_url) = &answers.base_url {
+        let _ = writeln!(text, "base_url = {}", quoted(base_url));
+    }
+    if let Some((name, _)) = answers.secrets.iter().find(|(name, _)| name.ends_with("_API_KEY")) {
+        let _ = writeln!(text, "api_key_env = \"{name}\"     # its value is in the file `env` beside this one");
+    }
+    if answers.telegram {
+        let users: Vec<String> = answers.users.iter().map(|user| quoted(user)).collect();
+        let users = users.join(", ");
+        let _ = write!(text, "\n[adapters.telegram]\ntoken_env = \"TELEGRAM_BOT_TOKEN\"\nallowed_users = [{users}]\nadmins = [{users}]\n");
+    }
+    text
+}
+
+fn write(path: &Path, answers: &Answers) -> std::io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    if !answers.secrets.is_empty() {
+        let file = directory.join("env");
+        let known = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(cause) => return Err(cause),
+        };
+        let replaced = |line: &&str| !answers.secrets.iter().any(|(name, _)| line.trim_start().starts_with(&format!("{name}=")));
+        let mut text: String = known.lines().filter(replaced).map(|line| format!("{line}\n")).collect();
+        for (name, value) in &answers.secrets {
+            let _ = writeln!(text, "{name}={value}");
+        }
+        // A new file takes the old one's place: it is never half written, and never readable by others.
+        let beside = directory.join("env.new");
+        let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        out.write_all(text.as_bytes())?;
+        out.sync_all()?;
+        std::fs::rename(&beside, &file)?;
+    }
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    out.write_all(configuration(answers).as_bytes())?;
+    out.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(lines: &str) -> Option<Answers> {
+        dialogue(&mut Dialogue { input: &mut lines.as_bytes(), terminal: false }).ok()
+    }
+
+    #[test]
+    fn answers_become_a_configuration() {
+        let check = |lines: &str, expect: &str| {
+            let answers = answered(lines).expect("complete");
+            assert_eq!(configuration(&answers), expect, "{lines:?}");
+        };
+        check("3\n\n", "[provider]\nkind = \"offline\"\nmodel = \"offline\"\n");
+        check(
+            "x\n\n\nsk-1\n1:abc\n77, 78\n",
+            "[provider]\nkind = \"anthropic\"\nmodel = \"claude-sonnet-4-6\"\napi_key_env = \"ANTHROPIC_API_KEY\"     # its value is in the file `env` beside this one\n\
+             \n[adapters.telegram]\ntoken_env = \"TELEGRAM_BOT_TOKEN\"\nallowed_users = [\"77\", \"78\"]\nadmins = [\"77\", \"78\"]\n",
+        );
+        check(
+            "2\nhttp://127.0.0.1:11434/v1\nqwen\"3\n\n\n",
+            "[provider]\nkind = \"openai\"\nmodel = \"qwen\\\"3\"\nbase_url = \"http://127.0.0.1:11434/v1\"\n",
+        );
+    }
+
+    #[test]
+    fn leaving_early_answers_nothing() {
+        assert_eq!(answered(""), None);
+        assert_eq!(answered("1\nmodel\nkey"), None);
+    }
+
+    #[test]
+    fn secrets_are_private_and_other_lines_are_kept() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("deeper/config.toml");
+        let answers = answered("1\n\nsk-2\n\n").expect("complete");
+        std::fs::create_dir_all(folder.path().join("deeper")).expect("made");
+        std::fs::write(folder.path().join("deeper/env"), "OTHER=1\nANTHROPIC_API_KEY=old\n").expect("written");
+        write(&path, &answers).expect("written");
+        let env = folder.path().join("deeper/env");
+        assert_eq!(std::fs::read_to_string(&env).expect("read"), "OTHER=1\nANTHROPIC_API_KEY=sk-2\n");
+        for file in [&env, &path] {
+            assert_eq!(std::fs::metadata(file).expect("there").permissions().mode() & 0o777, 0o600);
+        }
+        assert!(write(&path, &answers).is_err(), "an existing configuration is never replaced");
+    }
+}
