@@ -117,6 +117,9 @@ impl Core {
         if adapter.generation != generation {
             return; // A replaced generation has nothing to say any more.
         }
+        if adapter.restart_ms.is_some() && matches!(what, AdapterEvent::Connected { .. } | AdapterEvent::Retrying { .. }) {
+            return; // It was cut or has ended: until the next generation starts, nobody speaks for the adapter.
+        }
         match what {
             AdapterEvent::Message { inbound, receipt } => {
                 adapter.received += 1;
