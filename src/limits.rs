@@ -84,6 +84,13 @@ pub const CONTROL_UNRESPONSIVE: Duration = Duration::from_secs(2);
 pub const CONTROL_SLOW: Duration = Duration::from_millis(50);
 /// Receipts that one adapter has not fetched yet; an adapter waits for those of a batch before it asks for the next.
 pub const RECEIPTS_MAX: usize = 256;
+
+/// Memos of all adapters together. Each chat has two or three, each message that is being answered one.
+pub const MEMOS_MAX: i64 = 20_000;
+/// One memo, its key included.
+pub const MEMO_BYTES_MAX: usize = 8 * KIB;
+/// Silence of a platform's HTTP server in the middle of an answer.
+pub const REST_SILENCE: Duration = Duration::from_secs(10);
 /// How often the guardian asks control for a sign of life when nothing else is due.
 pub const GUARDIAN_INTERVAL: Duration = Duration::from_secs(10);
 

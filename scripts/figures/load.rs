@@ -189,7 +189,7 @@ fn turn(handle: &StoreHandle, turn: TurnId, session: &str) {
     };
     let begin =
         TurnStart { turn, session: session.to_owned(), message: said(Role::User, "What kind of machine is this?"), started_ms: turn };
-    let receipt = Some(Receipt { id: 1, cursor: Some(turn.to_string()) });
+    let receipt = Some(Receipt { id: 1, cursor: Some(turn.to_string()), memos: Vec::new() });
     call(Op::Accept { inbound: Box::new(inbound), receipt, received_ms: turn, begin: Some(begin), done: false });
     let input = json!({"command": "uname -m"});
     let tool = Block::ToolUse { id: "a".to_owned(), name: "shell".to_owned(), input };

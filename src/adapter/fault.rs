@@ -5,13 +5,13 @@
 //! can be configured there may be able to harm a gateway; a test of the table holds that.
 
 use super::table::{KeyInfo, PlatformInfo};
-use super::{Adapter, AdapterError, Inlet, Link, Outlet, Part, SendError, Traits};
+use super::{Adapter, AdapterError, Inlet, Link, Outlet, Part, SendError, SendLink, Traits};
 use crate::clock::{self, Deadline};
+use crate::config::keys::KeyKind;
 use crate::config::{AdapterConfig, duration};
 use crate::core::types::{ChatRef, Inbound, Receipt};
 use crate::limits;
-use crate::net::NetOptions;
-use crate::thread::{CancelToken, enter, wait_for_work};
+use crate::thread::{enter, wait_for_work};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use std::time::Duration;
 pub const NAME: &str = "fault";
 
 const fn key(name: &'static str, default: &'static str, help: &'static str) -> KeyInfo {
-    KeyInfo { name, secret: false, required: false, default: Some(default), help }
+    KeyInfo { name, kind: KeyKind::Any, required: false, default: Some(default), help }
 }
 
 /// The platform's line in the table.
@@ -137,7 +137,7 @@ fn speak(link: &Link) {
         addressed: true,
         sent_ms: clock::wall_ms(),
     };
-    let _ = link.events.message(inbound, Receipt { id: 1, cursor: Some("ghost".to_owned()) });
+    let _ = link.events.message(inbound, Receipt { id: 1, cursor: Some("ghost".to_owned()), memos: Vec::new() });
     link.events.connected("ghost");
     link.events.retrying("said by a ghost", 99, Duration::from_secs(99));
     link.events.moved("ghost", "elsewhere");
@@ -192,7 +192,7 @@ impl Adapter for Fault {
         Box::new(FaultInlet { receive: self.receive, due: self.due, times: self.times })
     }
 
-    fn outlet(&self, _net: &NetOptions, _token: &CancelToken) -> Box<dyn Outlet> {
+    fn outlet(&self, _link: &SendLink) -> Box<dyn Outlet> {
         let generation = self.outlets.fetch_add(1, Ordering::SeqCst) + 1;
         let send = if generation > self.times { Send::Ok } else { self.send };
         Box::new(FaultOutlet { send, due: self.due, sent: Arc::clone(&self.sent) })

@@ -4,11 +4,10 @@
 //! the outlet sends. It never waits for a terminal: previews that find no room are dropped, and a terminal that leaves
 //! no room for a message is disconnected.
 
-use super::{Adapter, AdapterError, Inlet, Link, Outlet, Part, Preview, SendError, Traits};
+use super::{Adapter, AdapterError, Inlet, Link, Outlet, Part, Preview, SendError, SendLink, Traits};
 use crate::clock::{self, Deadline};
 use crate::core::types::{ChatRef, OutboundKind};
 use crate::limits;
-use crate::net::NetOptions;
 use crate::thread::{CancelToken, wait_for_work};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
@@ -199,7 +198,14 @@ impl Adapter for Local {
         Box::new(NoInlet)
     }
 
-    fn outlet(&self, _net: &NetOptions, token: &CancelToken) -> Box<dyn Outlet> {
+    fn outlet(&self, link: &SendLink) -> Box<dyn Outlet> {
+        self.sender(&link.token)
+    }
+}
+
+impl Local {
+    /// What [`Adapter::outlet`] gives: terminals need nothing of the rest of a link.
+    pub fn sender(&self, token: &CancelToken) -> Box<dyn Outlet> {
         Box::new(LocalOutlet { hub: Arc::clone(&self.hub), token: token.clone(), kind: None })
     }
 }

@@ -4,10 +4,15 @@
 //! `adapter/NAME/send` and delivers. Both are straight-line code that blocks with deadlines and returns errors;
 //! reconnecting, backoff, replacing a stuck thread, queues and durability are done once, by the code around them.
 
+pub mod bearer;
+pub mod cipher;
 #[cfg(debug_assertions)]
 pub mod fault;
 pub mod files;
+pub mod lenient;
 pub mod local;
+pub mod memos;
+pub mod rest;
 pub mod runner;
 pub mod sender;
 pub mod table;
@@ -151,6 +156,16 @@ pub struct Link {
     pub events: Box<dyn Events>,
 }
 
+/// What an outlet is built from. Each generation gets its own.
+#[derive(Clone)]
+pub struct SendLink {
+    pub name: String,
+    pub token: CancelToken,
+    /// Fenced by `token`.
+    pub store: StoreHandle,
+    pub net: NetOptions,
+}
+
 /// What an inlet tells control. Implemented by control's channel, and by a recorder in tests.
 pub trait Events: Send + Sync {
     /// Hands over a message; waits while control's queue is full, until the token is cancelled.
@@ -228,7 +243,7 @@ pub trait Outlet: Send {
 pub trait Adapter: Send + Sync {
     fn traits(&self) -> Traits;
     fn inlet(&self) -> Box<dyn Inlet>;
-    fn outlet(&self, net: &NetOptions, token: &CancelToken) -> Box<dyn Outlet>;
+    fn outlet(&self, link: &SendLink) -> Box<dyn Outlet>;
 
     /// Asks the platform whether the credential is good, without receiving or sending anything. → as whom, or `None`
     /// where that cannot be asked. For `doctor` and `setup`; it may run beside a gateway that is connected.

@@ -4,14 +4,13 @@
 use super::fault;
 use super::{Adapter, telegram};
 use crate::config::AdapterConfig;
-use crate::config::keys::{Platform, PlatformKey, PlatformKeys};
+use crate::config::keys::{KeyKind, Platform, PlatformKey, PlatformKeys};
 
 /// A key of `[adapters.NAME]` that a platform has besides those that all have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyInfo {
     pub name: &'static str,
-    /// May also be given as `name_env` or `name_file`, and is never shown.
-    pub secret: bool,
+    pub kind: KeyKind,
     pub required: bool,
     pub default: Option<&'static str>,
     /// One line, lower case, for `setup` and the documentation.
@@ -56,7 +55,7 @@ pub struct Keys;
 
 impl PlatformKeys for Keys {
     fn platforms(&self) -> Vec<Platform> {
-        let key = |key: &KeyInfo| PlatformKey::of(key.name, key.secret, key.required, key.default);
+        let key = |key: &KeyInfo| PlatformKey { name: key.name, kind: key.kind, required: key.required, default: key.default };
         PLATFORMS.iter().map(|platform| Platform { name: platform.name, keys: platform.keys.iter().map(key).collect() }).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Conversations with a gateway that answers as it is told, in the process and over the control socket.
 
 use super::*;
-use crate::adapter::{Adapter, Outlet};
+use crate::adapter::Outlet;
 use crate::service::admin::serve;
 use crate::service::fake::{FakeAdmin, Said, deliver, show, tool};
 use crate::service::lock::Lock;
@@ -220,8 +220,7 @@ fn a_restart_in_between_loses_nothing() {
         gateway.start_again();
         gateway.until("the terminal is back", |admin| admin.hub.attached("s2") == 1);
         let said = gateway.admin.said.lock().expect("sound")[0].clone();
-        let net = crate::net::NetOptions { tls_ca_file: None, user_agent: String::new() };
-        let mut outlet = local::Local::new(Arc::clone(&gateway.admin.hub)).outlet(&net, &CancelToken::new());
+        let mut outlet = local::Local::new(Arc::clone(&gateway.admin.hub)).sender(&CancelToken::new());
         deliver(outlet.as_mut(), &said, OutboundKind::Reply, "after all", None);
         assert_eq!(asking.join().expect("no panic"), Ok((true, "after all".to_owned())));
     });

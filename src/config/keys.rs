@@ -37,17 +37,6 @@ impl PlatformKey {
         Self { name, kind, required: true, default: None }
     }
 
-    /// A key of which only that much is known: addresses are told by their names.
-    #[must_use]
-    pub fn of(name: &'static str, secret: bool, required: bool, default: Option<&'static str>) -> Self {
-        let kind = match name {
-            _ if secret => KeyKind::Secret,
-            _ if name == "url" || name.ends_with("_url") => KeyKind::Url,
-            _ => KeyKind::Any,
-        };
-        Self { name, kind, required, default }
-    }
-
     #[must_use]
     pub const fn optional(name: &'static str, kind: KeyKind, default: Option<&'static str>) -> Self {
         Self { name, kind, required: false, default }

@@ -3,7 +3,7 @@
 use super::links::{AdapterLink, SenderReport, SharedLink};
 use super::{Attached, Control};
 use crate::adapter::sender::SendingThread;
-use crate::adapter::{Link, runner};
+use crate::adapter::{Link, SendLink, runner};
 use crate::clock;
 use crate::core::event::{AdapterEvent, Delivered, Event, Lifecycle};
 use crate::core::types::{AdapterName, AdapterState};
@@ -60,7 +60,7 @@ impl Control {
                 }
             },
             move |token| {
-                let outlet = adapter.outlet(&net, token);
+                let outlet = adapter.outlet(&SendLink { name: log_target.clone(), token: token.clone(), store: store.clone(), net });
                 let report: Arc<dyn crate::adapter::sender::Report + Sync> = Arc::new(report);
                 SendingThread { mailbox: &mailbox, outlet, traits: adapter.traits(), store, token, report, log_target }.run();
             },

@@ -3,7 +3,7 @@
 //! Wraps any adapter, so that none of them has to think of it. The lock is taken on the adapter's own thread, with each
 //! connection, and kept between connections.
 
-use crate::adapter::{Adapter, AdapterError, Inlet, Link, Outlet, Traits};
+use crate::adapter::{Adapter, AdapterError, Inlet, Link, Outlet, SendLink, Traits};
 use crate::clock::Deadline;
 use crate::config::{AdapterConfig, Secret};
 use crate::net::NetOptions;
@@ -49,8 +49,8 @@ impl Adapter for Exclusive {
         })
     }
 
-    fn outlet(&self, net: &NetOptions, token: &CancelToken) -> Box<dyn Outlet> {
-        self.adapter.outlet(net, token)
+    fn outlet(&self, link: &SendLink) -> Box<dyn Outlet> {
+        self.adapter.outlet(link)
     }
 
     fn check(&self, net: &NetOptions, token: &CancelToken, deadline: Deadline) -> Result<Option<String>, AdapterError> {

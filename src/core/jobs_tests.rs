@@ -124,7 +124,7 @@ impl World {
             addressed: true,
             sent_ms: 0,
         };
-        let what = AdapterEvent::Message { inbound: Box::new(inbound), receipt: Receipt { id: self.messages, cursor: None } };
+        let what = AdapterEvent::Message { inbound: Box::new(inbound), receipt: Receipt { id: self.messages, ..Receipt::default() } };
         self.feed(Event::Adapter { name: "t".to_owned(), generation: 1, what });
         self.replies.pop().unwrap_or_default()
     }

@@ -4,7 +4,7 @@
 //! which they were handed in. A crash falls between two operations, never into one.
 
 use super::schedule::Job;
-use super::types::{ApprovalId, ChatRef, Inbound, InboxId, JobId, Message, Outbound, OutboxId, Receipt, TurnId, Usage};
+use super::types::{ApprovalId, ChatRef, Inbound, InboxId, JobId, Memo, Message, Outbound, OutboxId, Receipt, TurnId, Usage};
 use serde::{Deserialize, Serialize};
 
 /// The state of an accepted message.
@@ -130,6 +130,10 @@ pub enum Op {
     Cursor { adapter: String, cursor: String },
     /// Reads an adapter's cursor. → [`Outcome::Cursor`]
     LoadCursor { adapter: String },
+    /// Writes an adapter's memos, all or none. → `Done`
+    Remember { adapter: String, memos: Vec<Memo> },
+    /// Reads one of an adapter's memos. → [`Outcome::Memo`]
+    Recall { adapter: String, key: String },
     /// Begins a turn with a message that is waiting. Fails with `Fenced` if it is not waiting any more. → `Done`
     BeginTurn { start: TurnStart, inbox: InboxId },
     /// Counts one more attempt at a turn that a crash interrupted, before the attempt. → `Done`
@@ -211,6 +215,7 @@ pub enum Outcome {
         inbox: InboxId,
     },
     Cursor(Option<String>),
+    Memo(Option<String>),
     /// `queued`: the replies' rows, in order.
     Finished {
         queued: Vec<OutboxId>,

@@ -479,7 +479,7 @@ impl World {
     fn platform_delivers(&mut self) {
         let Some(index) = (!self.platform.is_empty()).then(|| self.random.usize(0..self.platform.len())) else { return };
         if let Some((id, inbound)) = self.platform.iter().nth(index).map(|(id, inbound)| (*id, inbound.clone())) {
-            let receipt = Receipt { id, cursor: Some(id.to_string()) };
+            let receipt = Receipt { id, cursor: Some(id.to_string()), memos: Vec::new() };
             self.adapter(AdapterEvent::Message { inbound: Box::new(inbound), receipt });
         }
     }

@@ -81,11 +81,36 @@ pub struct Inbound {
 
 /// What the adapter must know to tell the platform that a message was accepted: the adapter's own words
 /// (Telegram: the update id). Goes with the message and comes back unchanged once its row is committed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     pub id: u64,
     /// If given, the adapter's durable cursor after this message, stored in the same transaction.
     pub cursor: Option<String>,
+    /// What the adapter must know to answer, stored in the same transaction, also with a duplicate. Not stored for messages
+    /// that are not for us: strangers leave nothing.
+    pub memos: Vec<Memo>,
+}
+
+/// Something that an adapter remembers over the end of the process, under a key of its own choice: the token that a
+/// reply has to carry, the sequence numbers that were used. Kept per adapter; the oldest go when there are
+/// [`crate::limits::MEMOS_MAX`] of all adapters, and one beyond [`crate::limits::MEMO_BYTES_MAX`] is not kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memo {
+    pub key: String,
+    /// `None` forgets it.
+    pub value: Option<String>,
+}
+
+impl Memo {
+    #[must_use]
+    pub fn new(key: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { key: key.into(), value: Some(value.into()) }
+    }
+
+    #[must_use]
+    pub fn forget(key: impl Into<String>) -> Self {
+        Self { key: key.into(), value: None }
+    }
 }
 
 /// How an outbound message came to be.

@@ -3,10 +3,9 @@
 use super::admin::Admin;
 use super::report::{AdapterReport, GatewayState, QueueReport, StatusReport, StoreReport, ThreadReport, TurnReport};
 use crate::adapter::local::{Hub, Local};
-use crate::adapter::{Adapter, Outlet, Part, Preview, ToolLine};
+use crate::adapter::{Outlet, Part, Preview, ToolLine};
 use crate::clock::Deadline;
 use crate::core::types::{AdapterState, ChatRef, OutboundKind, OutboxId};
-use crate::net::NetOptions;
 use crate::thread::CancelToken;
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
@@ -65,8 +64,7 @@ impl Admin for FakeAdmin {
         }
         let said = Said { chat, text, message_id };
         self.said.lock().expect("sound").push(said.clone());
-        let net = NetOptions { tls_ca_file: None, user_agent: String::new() };
-        let mut outlet = Local::new(Arc::clone(&self.hub)).outlet(&net, &CancelToken::new());
+        let mut outlet = Local::new(Arc::clone(&self.hub)).sender(&CancelToken::new());
         (self.script)(&said, outlet.as_mut());
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Accepted messages and the adapters' cursors. Runs on the store thread.
 
 use super::ops::{Done, Failure, Statements, decode, encode, one};
-use super::turns;
+use super::{memos, turns};
 use crate::core::record::{Outcome, TurnStart};
 use crate::core::types::{Inbound, InboxId, Receipt};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -16,6 +16,9 @@ pub(super) fn accept(
 ) -> Done {
     if let Some(cursor) = receipt.and_then(|receipt| receipt.cursor.as_ref()) {
         set_cursor(connection, &inbound.chat.adapter, cursor)?;
+    }
+    if let Some(receipt) = receipt {
+        memos::remember(connection, &inbound.chat.adapter, &receipt.memos)?;
     }
     let chat = chat_number(connection, &inbound.chat.adapter, &inbound.chat.chat)?;
     let seen = "SELECT inbox FROM seen WHERE chat = ?1 AND message_id = ?2";

@@ -8,6 +8,7 @@ mod approvals;
 mod health;
 mod inbox;
 pub mod inspect;
+mod memos;
 mod open;
 mod ops;
 mod outbox;

@@ -2,7 +2,7 @@
 //!
 //! Runs on the store thread. A function that writes is called inside a savepoint: when it fails, all it did is undone.
 
-use super::{StoreError, approvals, inbox, outbox, recover, schedule, sessions, turns, upkeep};
+use super::{StoreError, approvals, inbox, memos, outbox, recover, schedule, sessions, turns, upkeep};
 use crate::core::record::{Op, Outcome};
 use rusqlite::{Connection, ErrorCode, Params, Row};
 use serde::Serialize;
@@ -84,6 +84,7 @@ pub(super) fn is_read(op: &Op) -> bool {
     matches!(
         op,
         Op::LoadCursor { .. }
+            | Op::Recall { .. }
             | Op::LoadTranscript { .. }
             | Op::LoadUsage { .. }
             | Op::LoadOutbox { .. }
@@ -99,6 +100,8 @@ pub(super) fn name(op: &Op) -> &'static str {
         Op::Accept { .. } => "accept",
         Op::Cursor { .. } => "cursor",
         Op::LoadCursor { .. } => "load cursor",
+        Op::Remember { .. } => "remember",
+        Op::Recall { .. } => "recall",
         Op::BeginTurn { .. } => "begin turn",
         Op::ResumeTurn { .. } => "resume turn",
         Op::CommitRound { .. } => "commit round",
@@ -138,6 +141,8 @@ pub(super) fn execute(connection: &Connection, op: &Op) -> Done {
         }
         Op::Cursor { adapter, cursor } => inbox::set_cursor(connection, adapter, cursor),
         Op::LoadCursor { adapter } => inbox::load_cursor(connection, adapter),
+        Op::Remember { adapter, memos: entries } => memos::remember(connection, adapter, entries).map(|()| Outcome::Done),
+        Op::Recall { adapter, key } => memos::recall(connection, adapter, key),
         Op::CloseInbox { inbox } => inbox::close(connection, *inbox),
         Op::BeginTurn { start, inbox } => turns::begin(connection, start, *inbox),
         Op::ResumeTurn { turn, attempt } => turns::resume(connection, *turn, *attempt),

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 /// SQLite's `application_id` of our databases: "HGwy".
 pub(super) const APPLICATION_ID: i32 = 0x4847_7779;
 
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3];
 
 /// States are words so that a person can read them with `sqlite3`. Partial indexes hold the open rows alone, so that
 /// what is unfinished is found without reading what is done, and a commit touches few pages.
@@ -93,6 +93,13 @@ CREATE TABLE runs(
   started_ms INTEGER NOT NULL, ended_ms INTEGER, detail TEXT, request TEXT UNIQUE, UNIQUE(job, slot_ms)
 );
 CREATE INDEX runs_started ON runs(inbox) WHERE state = 'started';
+";
+
+/// What adapters remember. A memo that is written again gets a new id: the lowest ids are the oldest.
+const V3: &str = "
+CREATE TABLE memos(
+  id INTEGER PRIMARY KEY, adapter TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, UNIQUE(adapter, key)
+);
 ";
 
 /// The version of the database; 0 for an empty one.

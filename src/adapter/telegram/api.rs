@@ -145,7 +145,7 @@ fn read_answer(status: u16, body: &[u8], retry_after: Option<Duration>) -> Resul
     match answer.get("ok").and_then(Value::as_bool) {
         Some(true) => Ok(answer.get_mut("result").map(Value::take).unwrap_or_default()),
         Some(false) => {
-            let number = |value: Option<&Value>| value.and_then(super::wire::to_integer);
+            let number = |value: Option<&Value>| value.and_then(crate::adapter::lenient::to_integer);
             let parameters = answer.get("parameters");
             let parameter = |name: &str| number(parameters.and_then(|parameters| parameters.get(name)));
             let description = answer.get("description").and_then(Value::as_str).unwrap_or("no description");

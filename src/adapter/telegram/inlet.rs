@@ -16,7 +16,7 @@ use crate::core::types::Receipt;
 use crate::limits;
 use crate::net::{NetError, NetOptions};
 use crate::store::StoreError;
-use crate::thread::{CancelToken, Cancelled, enter};
+use crate::thread::{CancelToken, enter};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,12 +52,6 @@ impl Conflicts {
 pub(super) struct TelegramInlet {
     settings: Arc<Settings>,
     memory: Arc<Mutex<Memory>>,
-}
-
-impl From<Cancelled> for AdapterError {
-    fn from(_: Cancelled) -> Self {
-        Self::Cancelled
-    }
 }
 
 impl Inlet for TelegramInlet {
@@ -226,7 +220,7 @@ impl TelegramInlet {
         // Handed over or not, from here on it counts as not confirmed.
         ledger.handed_over(id);
         download::fetch(api, &self.settings, link, &mut inbound, files)?;
-        let receipt = Receipt { id, cursor: Some(id.saturating_add(1).to_string()) };
+        let receipt = Receipt { id, cursor: Some(id.saturating_add(1).to_string()), memos: Vec::new() };
         Ok(link.events.message(inbound, receipt)?)
     }
 

@@ -16,8 +16,9 @@ mod tests;
 mod wire;
 
 use super::table::{KeyInfo, PlatformInfo};
-use super::{Adapter, AdapterError, Inlet, Outlet, Traits};
+use super::{Adapter, AdapterError, Inlet, Outlet, SendLink, Traits};
 use crate::clock::Deadline;
+use crate::config::keys::KeyKind;
 use crate::config::{AdapterConfig, Secret};
 use crate::net::{NetOptions, Url};
 use crate::thread::CancelToken;
@@ -30,18 +31,18 @@ const BASE_URL: &str = "https://api.telegram.org";
 pub const PLATFORM: PlatformInfo = PlatformInfo {
     name: "telegram",
     keys: &[
-        KeyInfo { name: "token", secret: true, required: true, default: None, help: "the bot's token, from @BotFather" },
-        KeyInfo { name: "base_url", secret: false, required: false, default: Some(BASE_URL), help: "address of the Bot API server" },
+        KeyInfo { name: "token", kind: KeyKind::Secret, required: true, default: None, help: "the bot's token, from @BotFather" },
+        KeyInfo { name: "base_url", kind: KeyKind::Url, required: false, default: Some(BASE_URL), help: "address of the Bot API server" },
         KeyInfo {
             name: "rate_limit",
-            secret: false,
+            kind: KeyKind::Any,
             required: false,
             default: Some("default"),
             help: "\"default\" keeps to Telegram's limits; \"off\" for a server of one's own",
         },
         KeyInfo {
             name: "poll_timeout",
-            secret: false,
+            kind: KeyKind::Any,
             required: false,
             default: Some("30"),
             help: "how long Telegram holds a poll open, in seconds, 1 to 50",
@@ -153,8 +154,8 @@ impl Adapter for Telegram {
         Box::new(inlet::TelegramInlet::new(&self.settings, &self.memory))
     }
 
-    fn outlet(&self, net: &NetOptions, token: &CancelToken) -> Box<dyn Outlet> {
-        Box::new(outlet::TelegramOutlet::new(&self.settings, net, token))
+    fn outlet(&self, link: &SendLink) -> Box<dyn Outlet> {
+        Box::new(outlet::TelegramOutlet::new(&self.settings, &link.net, &link.token))
     }
 
     fn check(&self, net: &NetOptions, token: &CancelToken, deadline: Deadline) -> Result<Option<String>, AdapterError> {

@@ -6,7 +6,7 @@ use super::Settings;
 use super::api::{Api, ApiError, Failure, Refusal};
 use super::pace::{Pace, Use};
 use super::protocol::message_number;
-use super::wire::to_integer;
+use crate::adapter::lenient::to_integer;
 use crate::adapter::{Outlet, Part, Preview, SendError};
 use crate::clock::{self, Deadline};
 use crate::core::types::ChatRef;

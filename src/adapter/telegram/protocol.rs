@@ -1,7 +1,8 @@
 //! What an update means: a message for the gateway, news of a chat, or nothing. Pure.
 
 use super::entities;
-use super::wire::{CallbackQuery, ChatMemberUpdated, FileInfo, Message, Update, User, to_integer};
+use super::wire::{CallbackQuery, ChatMemberUpdated, FileInfo, Message, Update, User};
+use crate::adapter::lenient::to_integer;
 use crate::core::types::{ChatRef, Inbound, Quote};
 use crate::limits;
 use serde_json::Value;

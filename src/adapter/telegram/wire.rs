@@ -3,34 +3,9 @@
 //! Tolerant: what is unknown is skipped, and what is missing or of the wrong type is `None` (an empty list), so that one
 //! odd field never costs a message, and one odd update never costs a batch. Pure.
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
+use crate::adapter::lenient::{integer, lenient, list};
+use serde::Deserialize;
 use serde_json::Value;
-
-/// What has the wrong type counts as absent.
-fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
-    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
-}
-
-/// An integer, also as text (form-encoding peers send it so) or as a number with `.0`.
-fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
-    Ok(to_integer(&Value::deserialize(deserializer)?))
-}
-
-/// The elements that have the right type.
-fn list<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    let Value::Array(values) = Value::deserialize(deserializer)? else { return Ok(Vec::new()) };
-    Ok(values.into_iter().filter_map(|value| serde_json::from_value(value).ok()).collect())
-}
-
-/// Reads an integer from a JSON value of whatever shape.
-#[must_use]
-pub(super) fn to_integer(value: &Value) -> Option<i64> {
-    // Ids have up to 52 bits, which a double holds exactly.
-    #[allow(clippy::cast_possible_truncation)]
-    let from_float = |float: f64| (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i64);
-    value.as_i64().or_else(|| value.as_str()?.parse().ok()).or_else(|| value.as_f64().and_then(from_float))
-}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

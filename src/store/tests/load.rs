@@ -28,7 +28,7 @@ fn run(store: &Fixture, messages: i64, sessions: i64) -> Measured {
 fn one(handle: &StoreHandle, turn: TurnId, session: &str) {
     let call = |op: Op| handle.call(op, soon()).unwrap_or_else(|error| panic!("turn {turn}: {error}"));
     let start = TurnStart { session: session.to_owned(), ..start(turn) };
-    let receipt = Some(Receipt { id: 1, cursor: Some(turn.to_string()) });
+    let receipt = Some(Receipt { id: 1, cursor: Some(turn.to_string()), memos: Vec::new() });
     call(Op::Accept { inbound: Box::new(inbound(&turn.to_string())), receipt, received_ms: turn, begin: Some(start), done: false });
     let input = serde_json::json!({"command": "uname -m"});
     let tool = Block::ToolUse { id: "a".to_owned(), name: "shell".to_owned(), input };

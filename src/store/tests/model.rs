@@ -32,6 +32,7 @@ struct Session {
 struct Model {
     inbox: BTreeMap<InboxId, (Inbound, InboxState, Option<TurnId>)>,
     cursor: Option<String>,
+    memos: BTreeMap<String, String>,
     turns: BTreeMap<TurnId, Turn>,
     sessions: BTreeMap<String, Session>,
     outbox: BTreeMap<OutboxId, (OutboxRow, bool)>,
@@ -61,6 +62,15 @@ impl Model {
 
     fn running(&mut self, turn: TurnId) -> Result<&mut Turn, Refusal> {
         self.turns.get_mut(&turn).filter(|turn| turn.running).ok_or(Refusal::Fenced)
+    }
+
+    fn remember(&mut self, memos: &[Memo]) {
+        for Memo { key, value } in memos {
+            match value {
+                Some(value) => drop(self.memos.insert(key.clone(), value.clone())),
+                None => drop(self.memos.remove(key)),
+            }
+        }
     }
 
     fn begin(&mut self, start: &TurnStart, inbox: InboxId) -> Result<(), Refusal> {
@@ -109,6 +119,7 @@ impl Model {
     fn change(&mut self, op: &Op) -> Expected {
         match op {
             Op::Accept { inbound, receipt, begin, done, .. } => {
+                self.remember(receipt.as_ref().map_or(&[], |receipt| &receipt.memos));
                 if let Some(cursor) = receipt.as_ref().and_then(|receipt| receipt.cursor.clone()) {
                     self.cursor = Some(cursor);
                 }
@@ -296,6 +307,11 @@ impl Model {
                 Box::new(OutboxRow { ambiguous, ..row.clone() })
             }))),
             Op::LoadCursor { .. } => Ok(Outcome::Cursor(self.cursor.clone())),
+            Op::Remember { memos, .. } => {
+                self.remember(memos);
+                Ok(Outcome::Done)
+            }
+            Op::Recall { key, .. } => Ok(Outcome::Memo(self.memos.get(key).cloned())),
             Op::LoadTranscript { session, .. } => Ok(Outcome::Transcript(repair(self.current(session)))),
             Op::LoadUsage { session } => {
                 let messages = self.current(session).len() as u64;
@@ -375,7 +391,7 @@ fn operation() -> impl Strategy<Value = Op> {
     let messages = move || proptest::collection::vec(message(), 0..3);
     let begin = move || (1..9_i64, session()).prop_map(|(turn, session)| TurnStart { session, ..start(turn) });
     let usage = || (0..100_u64).prop_map(|tokens| Usage { input_tokens: tokens, output_tokens: 1, ..Usage::default() });
-    let receipt = proptest::option::of((1..9_u64).prop_map(|id| Receipt { id, cursor: Some(id.to_string()) }));
+    let receipt = proptest::option::of((1..9_u64).prop_map(|id| Receipt { id, cursor: Some(id.to_string()), memos: vec![memo(id)] }));
     let part = || prop_oneof![4 => Just(0_u32), 2 => Just(1), 1 => Just(2)];
     let accept = (1..12_u32, receipt, proptest::option::of(begin()), any::<bool>()).prop_map(|(id, receipt, begin, done)| Op::Accept {
         inbound: Box::new(inbound(&id.to_string())),
@@ -415,8 +431,14 @@ fn operation() -> impl Strategy<Value = Op> {
         1 => session().prop_map(|session| Op::LoadTranscript { session, messages_max: 1000 }),
         1 => session().prop_map(|session| Op::LoadUsage { session }),
         1 => Just(Op::LoadCursor { adapter: "test".to_owned() }),
+        1 => (1..9_u64, 1..9_u64).prop_map(|(one, two)| Op::Remember { adapter: "test".to_owned(), memos: vec![memo(one), memo(two)] }),
         1 => Just(Op::Recover { now_ms: 0 }),
     ]
+}
+
+/// Three keys; now and then one is forgotten.
+fn memo(number: u64) -> Memo {
+    Memo { key: (number % 3).to_string(), value: (!number.is_multiple_of(4)).then(|| number.to_string()) }
 }
 
 /// Answers without what the model cannot know: the random key, the text of a defect.
@@ -437,7 +459,8 @@ fn readings() -> Vec<Op> {
     let usages = sessions.map(|session| Op::LoadUsage { session });
     let rows = (1..30).map(|outbox| Op::LoadOutbox { outbox });
     let others = [Op::Recover { now_ms: 0 }, Op::LoadCursor { adapter: "test".to_owned() }];
-    transcripts.into_iter().chain(usages).chain(rows).chain(others).collect()
+    let memos = ["0", "1", "2"].map(|key| Op::Recall { adapter: "test".to_owned(), key: key.to_owned() });
+    transcripts.into_iter().chain(usages).chain(rows).chain(others).chain(memos).collect()
 }
 
 proptest! {

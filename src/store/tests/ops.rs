@@ -7,7 +7,7 @@ fn a_message_is_accepted_once() {
     let store = Fixture::new();
     let cursor = |id: &str| Op::Accept {
         inbound: Box::new(inbound("m1")),
-        receipt: Some(Receipt { id: 1, cursor: Some(id.to_owned()) }),
+        receipt: Some(Receipt { id: 1, cursor: Some(id.to_owned()), memos: Vec::new() }),
         received_ms: 100,
         begin: None,
         done: false,
@@ -49,6 +49,33 @@ fn cursors_are_kept_by_adapter() {
         assert_eq!(store.call(Op::Cursor { adapter: adapter.to_owned(), cursor: cursor.to_owned() }), Ok(Outcome::Done));
     }
     assert_eq!((load("a"), load("b")), (Outcome::Cursor(Some("2".to_owned())), Outcome::Cursor(Some("x".to_owned()))));
+}
+
+#[test]
+fn memos_come_with_the_message_and_the_oldest_make_room() {
+    let store = Fixture::new();
+    let recall = |adapter: &str, key: &str| match store.expect(Op::Recall { adapter: adapter.to_owned(), key: key.to_owned() }) {
+        Outcome::Memo(value) => value,
+        other => panic!("{other:?}"),
+    };
+    let remember = |memos: Vec<Memo>| store.expect(Op::Remember { adapter: "test".to_owned(), memos });
+    let accept = |value: &str| {
+        let receipt = Some(Receipt { id: 1, cursor: None, memos: vec![Memo::new("token", value)] });
+        let inbound = Box::new(inbound("same"));
+        store.expect(Op::Accept { inbound, receipt, received_ms: 1, begin: None, done: false })
+    };
+    assert!(matches!(accept("old"), Outcome::Accepted { .. }));
+    assert!(matches!(accept("new"), Outcome::Duplicate { .. }), "a duplicate brings the newer token");
+    assert_eq!((recall("test", "token").as_deref(), recall("other", "token")), (Some("new"), None));
+    remember(vec![Memo::new("large", "x".repeat(crate::limits::MEMO_BYTES_MAX)), Memo::new("gone", "1"), Memo::forget("gone")]);
+    assert_eq!((recall("test", "large"), recall("test", "gone")), (None, None));
+    remember(vec![Memo::new("early", "1"), Memo::new("often", "1")]);
+    let many = usize::try_from(crate::limits::MEMOS_MAX).expect("a small number");
+    for batch in 0..2 {
+        remember((0..many / 2).map(|number| Memo::new(format!("{batch}/{number}"), "x")).collect());
+        remember(vec![Memo::new("often", "2")]);
+    }
+    assert_eq!((recall("test", "early"), recall("test", "often").as_deref()), (None, Some("2")), "the oldest goes, the used stays");
 }
 
 #[test]
