@@ -16,6 +16,7 @@ mod instance;
 mod lifecycle;
 mod matrix;
 mod outside;
+mod platforms;
 mod provider;
 mod resources;
 mod schedule;

@@ -105,7 +105,13 @@ impl Connection {
         }
     }
 
-    fn exactly(&mut self, count: usize) -> io::Result<Vec<u8>> {
+    /// A second handle on the connection, for senders on other threads. It does not hold the connection open: whoever
+    /// serves it shuts it down at the end.
+    pub fn other_end(&self) -> io::Result<TcpStream> {
+        self.stream.try_clone()
+    }
+
+    pub fn exactly(&mut self, count: usize) -> io::Result<Vec<u8>> {
         if count > BODY_BYTES_MAX {
             return Err(io::Error::other("body too large"));
         }

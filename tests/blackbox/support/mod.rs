@@ -14,3 +14,4 @@ pub mod poll;
 pub mod process;
 pub mod telegram;
 pub mod telegram_methods;
+pub mod websocket;
