@@ -10,12 +10,12 @@ use crate::support::process::{Footprint, descriptors};
 use crate::support::telegram::{ANA, Telegram};
 use std::time::Instant;
 
-fn length(variable: &str, short: usize) -> usize {
+pub fn length(variable: &str, short: usize) -> usize {
     std::env::var(variable).ok().map_or(short, |value| value.parse().unwrap_or_else(|error| panic!("{variable}={value}: {error}")))
 }
 
 /// Compares with what was used when it was warm, and says how it went in a long run.
-fn flat(gateway: &Gateway, before: Footprint, what: &str, begun: Instant) {
+pub fn flat(gateway: &Gateway, before: Footprint, what: &str, begun: Instant) {
     let after = gateway.footprint();
     eprintln!("{what} in {:.0} s: {before:?} -> {after:?}", begun.elapsed().as_secs_f64());
     assert!(after.descriptors <= before.descriptors + 3, "{what}: {before:?} {after:?}: {:#?}", descriptors(gateway.pid()));

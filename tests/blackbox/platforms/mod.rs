@@ -3,6 +3,9 @@
 // The platforms' own modules use it.
 #![allow(dead_code)]
 
+mod suite;
+mod telegram;
+
 use crate::support::gateway::Setup;
 use crate::support::http::Server;
 use std::net::SocketAddr;
@@ -16,6 +19,8 @@ pub trait Platform: Sized + 'static {
     const INTERVAL: Duration;
     /// What was said while nobody was connected, or was not confirmed, is delivered to the next connection.
     const KEEPS: bool;
+    /// At an orderly stop the WebSocket ends with a CLOSE frame.
+    const GOODBYE: bool = false;
 
     /// A platform of its own, with a credential that no other test uses.
     fn start() -> Self;
