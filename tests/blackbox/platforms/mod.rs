@@ -5,6 +5,7 @@
 
 mod suite;
 mod telegram;
+mod together;
 
 use crate::support::gateway::Setup;
 use crate::support::http::Server;

@@ -5,6 +5,7 @@ use crate::platforms::Platform;
 use crate::soak::{flat, length};
 use crate::support::gateway::Gateway;
 use crate::support::poll;
+use crate::support::process::Footprint;
 use std::time::{Duration, Instant};
 
 /// `scripts/soak` has more (`SOAK_RECONNECTS`).
@@ -38,12 +39,15 @@ pub fn reconnects<P: Platform>() {
     flat(&world.gateway, before, &format!("{}: {reconnects} reconnects", P::NAME), begun);
 }
 
-/// The figures when they do not change any more.
-fn settled(gateway: &Gateway) -> crate::support::process::Footprint {
-    let mut last = gateway.footprint();
-    poll::try_for(Duration::from_secs(3), Duration::from_millis(250), || {
+/// The least of each within a moment: the thread that answered a question of ours may still be there.
+fn settled(gateway: &Gateway) -> Footprint {
+    let mut least = gateway.footprint();
+    poll::try_for(Duration::from_secs(1), Duration::from_millis(100), || {
         let now = gateway.footprint();
-        (std::mem::replace(&mut last, now) == now).then_some(())
+        least.descriptors = least.descriptors.min(now.descriptors);
+        least.threads = least.threads.min(now.threads);
+        least.rss_kib = least.rss_kib.min(now.rss_kib);
+        None::<()>
     });
-    last
+    least
 }
