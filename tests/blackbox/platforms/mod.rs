@@ -5,7 +5,7 @@
 
 mod suite;
 mod telegram;
-mod together;
+pub mod together;
 
 use crate::support::gateway::Setup;
 use crate::support::http::Server;

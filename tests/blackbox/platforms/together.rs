@@ -5,6 +5,7 @@ use super::Platform;
 use crate::support::gateway::{Gateway, STOP_BUDGET, Setup};
 use crate::support::poll::{self, SOON};
 use crate::support::telegram::Telegram;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 const LATER: Duration = Duration::from_secs(45);
@@ -14,7 +15,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// [`Platform`] without its type.
 pub trait Any {
     fn name(&self) -> &'static str;
-    fn add_to(&self, setup: Setup) -> Setup;
+    fn add_to(&self, setup: Setup, address: SocketAddr) -> Setup;
     fn says(&self, text: &str) -> String;
     fn texts(&self) -> Vec<String>;
     fn connected(&self) -> usize;
@@ -28,8 +29,8 @@ impl<P: Platform> Any for P {
     fn name(&self) -> &'static str {
         P::NAME
     }
-    fn add_to(&self, setup: Setup) -> Setup {
-        super::configured(self, setup)
+    fn add_to(&self, setup: Setup, address: SocketAddr) -> Setup {
+        self.configure(setup, address)
     }
     fn says(&self, text: &str) -> String {
         Platform::says(self, text)
@@ -60,7 +61,7 @@ pub fn all() -> Vec<Box<dyn Any>> {
 }
 
 fn setup(platforms: &[Box<dyn Any>]) -> Setup {
-    platforms.iter().fold(Gateway::setup(), |setup, platform| platform.add_to(setup))
+    platforms.iter().fold(Gateway::setup(), |setup, platform| platform.add_to(setup, platform.server().address))
 }
 
 /// `name` has this state, and the others are connected.

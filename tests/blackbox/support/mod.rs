@@ -3,6 +3,7 @@
 pub mod control_socket;
 pub mod faults;
 pub mod gateway;
+pub mod growth;
 pub mod html;
 pub mod http;
 pub mod model;

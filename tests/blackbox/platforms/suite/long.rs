@@ -2,8 +2,8 @@
 
 use super::world::World;
 use crate::platforms::Platform;
-use crate::soak::{flat, length};
 use crate::support::gateway::Gateway;
+use crate::support::growth::{flat, length};
 use crate::support::poll;
 use crate::support::process::Footprint;
 use std::time::{Duration, Instant};
