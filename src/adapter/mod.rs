@@ -12,6 +12,7 @@ pub mod files;
 pub mod lenient;
 pub mod local;
 pub mod memos;
+pub mod qqbot;
 pub mod rest;
 pub mod runner;
 pub mod sender;
