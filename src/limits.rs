@@ -279,6 +279,43 @@ pub const TELEGRAM_PACE_WAIT: Duration = Duration::from_secs(5);
 pub const TELEGRAM_CONFLICTS_MAX: u32 = 5;
 pub const TELEGRAM_CONFLICT_MEMORY: Duration = Duration::from_secs(600);
 
+// --- qqbot ---
+
+/// One call of QQ's API. Its documentation asks for 5 s at least, because a message may be sent although its answer is late.
+pub const QQBOT_CALL: Duration = Duration::from_secs(12);
+/// Opening the WebSocket.
+pub const QQBOT_CONNECT: Duration = Duration::from_secs(15);
+/// From the open WebSocket to "hello", and from there to being logged in.
+pub const QQBOT_LOGIN: Duration = Duration::from_secs(20);
+/// Sending a frame; a heartbeat has 20 bytes.
+pub const QQBOT_FRAME: Duration = Duration::from_secs(5);
+/// Fetching the files of one message. The connection waits for it, so it is short.
+pub const QQBOT_DOWNLOAD: Duration = Duration::from_secs(25);
+/// How long one message may take to be committed before the connection is given up, and the message asked for again.
+pub const QQBOT_RECEIPT: Duration = Duration::from_secs(20);
+/// Bounds for the heartbeat that the server asks for; QQ's is 41 to 45 s.
+pub const QQBOT_HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+pub const QQBOT_HEARTBEAT_MAX: Duration = Duration::from_secs(120);
+/// What may be heard nothing for: two of the longest heartbeats, and a download in between.
+pub const QQBOT_LIVENESS: Duration = Duration::from_secs(300);
+/// One event; the longest known are messages with ten attachments, a few KiB each.
+pub const QQBOT_EVENT_BYTES_MAX: usize = MIB;
+/// Characters of one message. Not documented; other clients cut here.
+pub const QQBOT_TEXT_CHARS_MAX: usize = 4000;
+/// Replies to one message (QQ docs, send: passive messages).
+pub const QQBOT_REPLIES_MAX: usize = 5;
+/// How long a message can be replied to: in private chats, and elsewhere.
+pub const QQBOT_REPLY_PRIVATE: Duration = Duration::from_secs(3600);
+pub const QQBOT_REPLY_GROUP: Duration = Duration::from_secs(300);
+/// A message that is nearly too old is no longer counted on.
+pub const QQBOT_REPLY_MARGIN: Duration = Duration::from_secs(5);
+/// Messages of one chat that are remembered to be replied to. More are not needed: a chat's messages are answered together.
+pub const QQBOT_REPLIABLE_MAX: usize = 12;
+/// The longest id of a message or chat that is taken; known ones have up to 80 characters.
+pub const QQBOT_ID_BYTES_MAX: usize = 200;
+/// Parts of replies that wait in one chat until they can be sent; more are dead letters.
+pub const QQBOT_WAITING_MAX: usize = 32;
+
 // --- children ---
 
 /// Output of one tool call kept in memory: the head and the tail, half each.

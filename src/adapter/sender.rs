@@ -3,7 +3,7 @@
 //! Control puts work into the [`Mailbox`] and never waits. The thread commits "sending" before each attempt and
 //! "sent" after it, so that after a crash it is known which part may have been delivered.
 
-use super::{Outlet, Part, Preview, SendError, Traits};
+use super::{Outlet, Part, Preview, SendError, Traits, part_key};
 use crate::clock::{self, Deadline};
 use crate::core::event::Delivered;
 use crate::core::record::{Op, OutboxRow, OutboxState, Outcome};
@@ -282,6 +282,7 @@ impl SendingThread<'_> {
                 };
             }
             let replaces = if number == 0 { replaces.take() } else { None };
+            self.outlet.within(&row.key, &parts, number);
             let platform_id = match self.attempt(row, number, number == last, text, replaces, attempted_before) {
                 Ok(platform_id) => platform_id,
                 Err(result) => return Some(result),
@@ -311,7 +312,7 @@ impl SendingThread<'_> {
     ) -> Result<String, Delivered> {
         let deadline = Deadline::after(limits::SEND);
         self.outlet.announce(row.message.kind);
-        let key = if number == 0 { row.key.clone() } else { format!("{}-{number}", row.key) };
+        let key = part_key(&row.key, number);
         let reply_to = row.message.reply_to.as_deref().filter(|_| number == 0);
         let buttons = if last { row.message.buttons.as_slice() } else { &[] };
         let part = Part { chat: &row.message.chat, text, reply_to, buttons, key: &key };
