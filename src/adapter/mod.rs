@@ -232,6 +232,15 @@ pub trait Outlet: Send {
     /// [`SendError`]; ignored but for the log.
     fn typing(&mut self, chat: &ChatRef, deadline: Deadline) -> Result<(), SendError>;
 
+    /// Takes back what [`Outlet::typing`] has shown, where it does not go away by itself: the work in this chat is done, and
+    /// its reply is out.
+    ///
+    /// # Errors
+    /// [`SendError`]; ignored but for the log.
+    fn quiet(&mut self, _chat: &ChatRef, _deadline: Deadline) -> Result<(), SendError> {
+        Ok(())
+    }
+
     /// Removes a message that was sent (a preview that has no reply). Best effort.
     ///
     /// # Errors
