@@ -8,6 +8,7 @@ pub mod bearer;
 pub mod cipher;
 #[cfg(debug_assertions)]
 pub mod fault;
+pub mod feishu;
 pub mod files;
 pub mod lenient;
 pub mod local;
