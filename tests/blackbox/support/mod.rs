@@ -2,6 +2,9 @@
 
 pub mod control_socket;
 pub mod faults;
+pub mod feishu;
+pub mod feishu_frame;
+pub mod feishu_rest;
 pub mod gateway;
 pub mod html;
 pub mod http;
