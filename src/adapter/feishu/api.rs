@@ -72,6 +72,15 @@ impl ApiError {
         matches!(self.failure, Failure::Net(NetError::Cancelled))
     }
 
+    /// It may have been done all the same: the answer was lost, or was not the platform's.
+    pub fn is_doubtful(&self) -> bool {
+        match &self.failure {
+            Failure::Net(error) => error.request_sent(),
+            Failure::Refused(_) => false,
+            Failure::Garbage { .. } => true,
+        }
+    }
+
     pub fn class(&self) -> Option<Class> {
         match &self.failure {
             Failure::Refused(refusal) => Some(refusal.class),

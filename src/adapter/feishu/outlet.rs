@@ -33,8 +33,10 @@ pub(super) struct FeishuOutlet {
     token: CancelToken,
     pace: Pace,
     marks: Marks,
-    /// Keys of previews that were begun and not answered, by place: the next attempt uses them again.
+    /// Keys of previews that may stand in the chat although no answer says so, by place. The next preview uses them again.
     begun: HashMap<String, String>,
+    /// What failed last may have been done all the same.
+    is_doubtful: bool,
     /// How often texts and posts were edited as previews.
     edits: HashMap<String, u32>,
 }
@@ -88,6 +90,7 @@ impl FeishuOutlet {
             token: link.token.clone(),
             pace: Pace::default(),
             begun: HashMap::new(),
+            is_doubtful: false,
             edits: HashMap::new(),
         }
     }
@@ -124,6 +127,7 @@ impl FeishuOutlet {
         if part.text.trim().is_empty() {
             return Err(SendError::Reject { cause: "there is nothing to be seen in the message".to_owned() });
         }
+        self.is_doubtful = false;
         let place = Place { chat: part.chat, private };
         let mut refused = None;
         for form in forms {
@@ -197,6 +201,7 @@ impl FeishuOutlet {
 
     /// What a failed call means for the message; everything else for this chat waits too, if it was too much.
     fn failed(&mut self, error: &ApiError, chat: &ChatRef) -> SendError {
+        self.is_doubtful = error.is_doubtful();
         if let Some(wait) = error.quiet() {
             self.pace.quiet(&chat.chat, wait, clock::now());
         }
@@ -228,10 +233,21 @@ impl FeishuOutlet {
         let part = Part { chat, text, reply_to: None, buttons: &[], key: &key };
         let forms: &[Form] = if self.settings.style == Style::Text { &[Form::Text] } else { &[Form::Card, Form::PlainCard, Form::Text] };
         let result = self.create(&part, forms, target, private, deadline);
-        if !matches!(result, Err(SendError::Retry { .. } | SendError::Cancelled)) {
+        if result.is_ok() || !self.is_doubtful {
             self.begun.remove(&place);
         }
         result
+    }
+
+    /// A preview of which nobody knows whether it is there must not stay beside the reply. With its key it is found, or made
+    /// for a moment.
+    fn withdraw_begun(&mut self, chat: &ChatRef, deadline: Deadline) {
+        let Some(key) = self.begun.remove(&place(chat)) else { return };
+        let part = Part { chat, text: "…", reply_to: None, buttons: &[], key: &key };
+        let found = self.create(&part, &[Form::Text], Target::Chat, false, deadline);
+        if let Err(error) = found.and_then(|id| self.delete(chat, &id, deadline)) {
+            log::info!(target: &self.name, "an unfinished reply may stay in the chat: {error:?}");
+        }
     }
 
     fn go_on_preview(&mut self, chat: &ChatRef, previous: &str, text: &str, deadline: Deadline) -> Result<(), SendError> {
@@ -290,6 +306,7 @@ impl Outlet for FeishuOutlet {
     }
 
     fn send(&mut self, part: &Part<'_>, deadline: Deadline) -> Result<String, SendError> {
+        self.withdraw_begun(part.chat, deadline);
         self.wait_turn(&part.chat.chat, deadline)?;
         let in_thread = part.chat.thread.is_some();
         let answered = part.reply_to.and_then(message_of);

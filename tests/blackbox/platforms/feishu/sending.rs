@@ -96,7 +96,7 @@ fn a_preview_whose_answer_was_lost_is_not_shown_twice() {
     let gateway = with_model(&feishu, &model);
     feishu.fail("create", Wrong::Lost, 1);
     feishu.says("preview");
-    feishu.wait_call("create", 2);
+    feishu.wait_call("create", 1);
     gate.open();
     feishu.wait_text(ANA_CHAT, "Ended.");
     gateway.wait_idle();

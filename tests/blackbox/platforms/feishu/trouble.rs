@@ -123,7 +123,7 @@ fn what_only_the_operator_can_help_fails_the_adapter_with_a_remedy() {
         let gateway = setup(&feishu).start();
         let adapter = gateway.wait_adapter("feishu", "failed");
         assert!(adapter.to_string().contains(&code.to_string()), "{method} {code}: {adapter}");
-        assert!(adapter.to_string().contains(remedy), "{method} {code}: {adapter}");
+        gateway.wait_for_log(remedy, SOON);
         gateway.chat("echo: the rest works").expect(0).says("the rest works");
     }
 }
@@ -172,5 +172,6 @@ fn a_missing_permission_to_send_is_named_in_the_status() {
     feishu.change(|state| state.missing_scope = Some("im:message:send_as_bot"));
     feishu.says("echo: cannot be sent");
     let adapter = gateway.wait_adapter("feishu", "failed");
-    assert!(adapter.to_string().contains("grant im:message:send_as_bot"), "{adapter}");
+    assert!(adapter["error"].as_str().is_some_and(|error| error.contains("im:message:send_as_bot")), "{adapter}");
+    gateway.wait_for_log("grant im:message:send_as_bot", SOON);
 }
