@@ -4,14 +4,59 @@ mod receiving;
 mod sending;
 mod trouble;
 
-use crate::support::feishu::Feishu;
+use super::{Platform, configured};
+use crate::support::feishu::{ANA, ANA_CHAT, Feishu};
 use crate::support::gateway::{Gateway, Setup};
+use crate::support::http::Server;
 use crate::support::model::{Model, Protocol};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 const GROUP: &str = "oc_group";
 
+impl Platform for Feishu {
+    const NAME: &'static str = "feishu";
+    const INTERVAL: Duration = Duration::from_secs(5);
+    const KEEPS: bool = true;
+
+    fn start() -> Self {
+        Self::begin()
+    }
+    fn server(&self) -> &Server {
+        &self.server
+    }
+    fn configure(&self, setup: Setup, address: SocketAddr) -> Setup {
+        self.configured_at(setup, address)
+    }
+    fn says(&self, text: &str) -> String {
+        self.says_in(ANA_CHAT, ANA, text, &json!({}))
+    }
+    fn repeat(&self, id: &str) {
+        self.push_again(id);
+    }
+    fn is_confirmed(&self, id: &str) -> bool {
+        self.lock().event(id).is_confirmed()
+    }
+    fn texts(&self) -> Vec<String> {
+        self.texts_in(ANA_CHAT)
+    }
+    fn connected(&self) -> usize {
+        self.lock().clients.iter().filter(|client| client.ready).count()
+    }
+    fn connects(&self) -> usize {
+        self.lock().connects
+    }
+    fn refuse(&self, refuse: bool) {
+        self.change(|state| {
+            state.refuse = refuse;
+            state.tokens.clear();
+        });
+    }
+}
+
 fn setup(feishu: &Feishu) -> Setup {
-    feishu.configured(Gateway::setup())
+    configured(feishu, Gateway::setup())
 }
 
 /// With the built-in model, connected.

@@ -5,6 +5,7 @@ pub mod faults;
 pub mod feishu;
 pub mod feishu_frame;
 pub mod feishu_rest;
+pub mod feishu_socket;
 pub mod gateway;
 pub mod html;
 pub mod http;
