@@ -316,6 +316,60 @@ pub const QQBOT_ID_BYTES_MAX: usize = 200;
 /// Parts of replies that wait in one chat until they can be sent; more are dead letters.
 pub const QQBOT_WAITING_MAX: usize = 32;
 
+// --- feishu ---
+
+/// One call of Feishu's REST interface; they are answered within a second when all is well.
+pub const FEISHU_CALL: Duration = Duration::from_secs(12);
+/// Opening the long connection, the look-up of its address not included.
+pub const FEISHU_CONNECT: Duration = Duration::from_secs(20);
+/// A ping or an acknowledgement must be taken by the server within this.
+pub const FEISHU_WRITE: Duration = Duration::from_secs(10);
+/// How long the connection waits for a message to be committed before it tells Feishu to send it again. Feishu itself
+/// waits 3 s for the acknowledgement.
+pub const FEISHU_RECEIPT: Duration = Duration::from_secs(10);
+/// A connection limit that is reached, mostly by connections of the past, is tried again after this.
+pub const FEISHU_CONNECTIONS_WAIT: Duration = Duration::from_secs(60);
+/// Seconds between two pings before the server has said anything, and the bounds of what it may say.
+pub const FEISHU_PING_DEFAULT: Duration = Duration::from_secs(120);
+pub const FEISHU_PING_MIN: Duration = Duration::from_secs(1);
+pub const FEISHU_PING_MAX: Duration = Duration::from_secs(300);
+/// Beyond two intervals of silence: half an interval, but no more than this.
+pub const FEISHU_SILENCE_MARGIN: Duration = Duration::from_secs(10);
+/// One frame of the long connection. Events are cut into slices well below this.
+pub const FEISHU_FRAME_BYTES_MAX: usize = 4 * MIB;
+/// Headers of one frame; the known ones have six.
+pub const FEISHU_HEADERS_MAX: usize = 64;
+/// One event, all its slices together.
+pub const FEISHU_EVENT_BYTES_MAX: usize = 4 * MIB;
+/// Slices of one event.
+pub const FEISHU_SLICES_MAX: u64 = 1024;
+/// Events that are incomplete at the same time, and the bytes of all of them.
+pub const FEISHU_SETS_MAX: usize = 32;
+pub const FEISHU_SETS_BYTES_MAX: usize = 8 * MIB;
+/// After the last slice of an incomplete event. The official clients wait 5 to 10 s.
+pub const FEISHU_SLICES_WAIT: Duration = Duration::from_secs(10);
+/// Messages of which it is known in memory that they are committed, so that they are not downloaded again.
+pub const FEISHU_RECENT_MAX: usize = 256;
+/// Fetching the files of one message. Nothing else is received meanwhile, so it is short.
+pub const FEISHU_DOWNLOAD: Duration = Duration::from_secs(30);
+/// What is read of a received message's mentions and paragraphs.
+pub const FEISHU_MENTIONS_MAX: usize = 100;
+pub const FEISHU_NODES_MAX: usize = 5000;
+/// `content` of a post or a card, as bytes of JSON. Feishu takes 30 KB.
+pub const FEISHU_CONTENT_BYTES_MAX: usize = 28_000;
+/// Characters of Markdown in one message. Longer ones are folded in the clients, and half of it is a chapter already.
+pub const FEISHU_PART_CHARS: usize = 8000;
+/// Between two messages to one chat: Feishu takes five a second, from all bots together.
+pub const FEISHU_GAP: Duration = Duration::from_millis(220);
+/// How long to be quiet after a refusal for too many requests that names no time.
+pub const FEISHU_QUIET: Duration = Duration::from_secs(3);
+/// Chats whose pace and working mark are kept in mind.
+pub const FEISHU_CHATS_MAX: usize = 1024;
+/// Edits of one text or post; Feishu takes 20, of which the last ones are kept for the reply.
+pub const FEISHU_EDITS_MAX: u32 = 15;
+/// Setting or removing the working mark; the reply is more urgent.
+pub const FEISHU_MARK: Duration = Duration::from_secs(5);
+
 // --- children ---
 
 /// Output of one tool call kept in memory: the head and the tail, half each.

@@ -8,6 +8,7 @@ pub mod bearer;
 pub mod cipher;
 #[cfg(debug_assertions)]
 pub mod fault;
+pub mod feishu;
 pub mod files;
 pub mod lenient;
 pub mod local;
@@ -242,6 +243,15 @@ pub trait Outlet: Send {
     /// # Errors
     /// [`SendError`]; ignored but for the log.
     fn typing(&mut self, chat: &ChatRef, deadline: Deadline) -> Result<(), SendError>;
+
+    /// Takes back what [`Outlet::typing`] has shown, where it does not go away by itself: the work in this chat is done, and
+    /// its reply is out.
+    ///
+    /// # Errors
+    /// [`SendError`]; ignored but for the log.
+    fn quiet(&mut self, _chat: &ChatRef, _deadline: Deadline) -> Result<(), SendError> {
+        Ok(())
+    }
 
     /// Removes a message that was sent (a preview that has no reply). Best effort.
     ///

@@ -40,6 +40,8 @@ struct Work {
     /// The one that the thread works on.
     current: Option<OutboxId>,
     typing: BTreeSet<ChatRef>,
+    /// Where the typing sign is to go.
+    quiet: BTreeSet<ChatRef>,
     previews: BTreeMap<TurnId, Streamed>,
 }
 
@@ -66,6 +68,7 @@ impl Default for Mailbox {
 enum Next {
     Job(Job),
     Typing(ChatRef),
+    Quiet(ChatRef),
     Preview { turn: TurnId, chat: ChatRef, previous: Option<String>, preview: Preview },
     Wait(Option<Instant>),
 }
@@ -76,7 +79,8 @@ impl Mailbox {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self) {
+    /// Makes the thread look for work.
+    pub fn wake(&self) {
         let _ = self.wake_sender.try_send(());
     }
 
@@ -95,6 +99,13 @@ impl Mailbox {
     pub fn typing(&self, chat: ChatRef) {
         self.lock().typing.insert(chat);
         self.wake();
+    }
+
+    /// The work in a chat is done. Does not wake the thread: the reply, which comes at the same time, goes first.
+    pub fn quiet(&self, chat: ChatRef) {
+        let mut work = self.lock();
+        work.typing.remove(&chat);
+        work.quiet.insert(chat);
     }
 
     /// The latest state of a turn's reply; replaces one that was not shown yet.
@@ -139,6 +150,9 @@ impl Mailbox {
         if let Some(job) = work.jobs.pop_front() {
             work.current = Some(job.outbox);
             return Next::Job(job);
+        }
+        if let Some(chat) = work.quiet.pop_first() {
+            return Next::Quiet(chat);
         }
         if let Some(chat) = work.typing.pop_first() {
             return Next::Typing(chat);
@@ -203,6 +217,11 @@ impl SendingThread<'_> {
                 Next::Job(job) => self.deliver(job),
                 Next::Typing(chat) => {
                     let _ = self.outlet.typing(&chat, Deadline::after(limits::TYPING));
+                }
+                Next::Quiet(chat) => {
+                    if let Err(error) = self.outlet.quiet(&chat, Deadline::after(limits::TYPING)) {
+                        log::debug!(target: &self.log_target, "the typing sign stays for now: {error:?}");
+                    }
                 }
                 Next::Preview { turn, chat, previous, preview } => self.preview(turn, &chat, previous.as_deref(), &preview),
                 Next::Wait(due) => self.wait(due),

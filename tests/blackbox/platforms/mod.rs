@@ -3,6 +3,7 @@
 // The platforms' own modules use it.
 #![allow(dead_code)]
 
+mod feishu;
 mod suite;
 mod telegram;
 pub mod together;

@@ -2,6 +2,10 @@
 
 pub mod control_socket;
 pub mod faults;
+pub mod feishu;
+pub mod feishu_frame;
+pub mod feishu_rest;
+pub mod feishu_socket;
 pub mod gateway;
 pub mod growth;
 pub mod html;
