@@ -6,6 +6,7 @@
 
 use super::api::Api;
 use super::event::{Meaning, Taken, understand};
+use super::failure::Class;
 use super::frame::{self, Closing, Frame, Session, closing, intents_remedy};
 use super::{Memory, Settings, download, window};
 use crate::adapter::bearer::Bearer;
@@ -104,10 +105,10 @@ impl QqInlet {
         let memos = Memos::new(&link.name, &link.store);
         self.load(&memos, link)?;
         let deadline = Deadline::after(limits::QQBOT_CALL);
-        let access_token = api.access_token(deadline).map_err(|error| error.for_inlet())?;
-        link.events.heard();
         let url = self.gateway(&api, deadline)?;
         link.events.heard();
+        // Only now: that call has found out whether the one that was known is still accepted.
+        let access_token = api.access_token(deadline).map_err(|error| error.for_inlet())?;
         // No goodbye is said when the token is cancelled: a session that was closed in order cannot be resumed.
         let ws_limits = WsLimits { message_bytes_max: limits::QQBOT_EVENT_BYTES_MAX, ..WsLimits::default() };
         let socket = {
@@ -159,8 +160,10 @@ impl QqInlet {
     /// The address of the gateway; one that is known if it cannot be asked for now.
     fn gateway(&self, api: &Api, deadline: Deadline) -> Result<String, AdapterError> {
         let answer = match api.call("asking for the gateway", "GET", "/gateway/bot", None, deadline) {
-            // The simpler question has no other privilege, but no other limit either.
-            Err(error) if error.class().is_some() => api.call("asking for the gateway", "GET", "/gateway", None, deadline),
+            // The simpler question needs fewer privileges.
+            Err(error) if matches!(error.class(), Some(Class::NoPrivilege | Class::Reject)) => {
+                api.call("asking for the gateway", "GET", "/gateway", None, deadline)
+            }
             other => other,
         };
         let answer = match answer {
@@ -312,9 +315,12 @@ impl Line<'_> {
             Frame::Ready { session_id, bot_id, bot_name, seq } => {
                 let session = Session { app_id: self.inlet.settings.app_id.clone(), id: session_id, seq, bot_id, bot_name };
                 log::debug!(target: &self.link.name, "a new session");
-                let memo = session_memo(&session);
-                self.inlet.memory().session = Some(Some(session));
-                self.memos.remember(vec![memo]).map_err(store_failed)?;
+                {
+                    let mut memory = self.inlet.memory();
+                    (memory.session, memory.unsaved) = (Some(Some(session)), true);
+                }
+                // Kept in memory if the store does not take it: beginning another one would be no better.
+                self.inlet.save(self.link);
                 self.logged_in();
                 Ok(())
             }

@@ -17,6 +17,8 @@ pub mod namespace;
 pub mod params;
 pub mod poll;
 pub mod process;
+pub mod qqbot;
+pub mod qqbot_server;
 pub mod telegram;
 pub mod telegram_methods;
 pub mod websocket;
