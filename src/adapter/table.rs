@@ -2,7 +2,7 @@
 
 #[cfg(debug_assertions)]
 use super::fault;
-use super::{Adapter, telegram};
+use super::{Adapter, telegram, weixin};
 use crate::config::AdapterConfig;
 use crate::config::keys::{KeyKind, Platform, PlatformKey, PlatformKeys};
 
@@ -28,6 +28,7 @@ pub struct PlatformInfo {
 
 static PLATFORMS: &[PlatformInfo] = &[
     telegram::PLATFORM,
+    weixin::PLATFORM,
     #[cfg(debug_assertions)]
     fault::PLATFORM,
 ];
