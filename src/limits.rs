@@ -290,6 +290,8 @@ pub const WEIXIN_POLL_MARGIN: Duration = Duration::from_secs(3);
 pub const WEIXIN_CALL: Duration = Duration::from_secs(8);
 /// Sending one part. Somebody waits for it.
 pub const WEIXIN_SEND: Duration = Duration::from_secs(12);
+/// Showing "typing": a reply has to wait for it.
+pub const WEIXIN_TYPING: Duration = Duration::from_secs(3);
 /// Taking "typing" back after a reply: its commit waits for that.
 pub const WEIXIN_TYPING_OFF: Duration = Duration::from_secs(2);
 /// How long "typing" is not tried after it failed.
@@ -313,8 +315,8 @@ pub const WEIXIN_DOWNLOAD: Duration = Duration::from_secs(60);
 pub const WEIXIN_RECEIPTS: Duration = Duration::from_secs(20);
 /// A cursor that only says "nothing new" is written this often: a memory card wears, and it is not needed.
 pub const WEIXIN_CURSOR_AGE: Duration = Duration::from_secs(3600);
-/// A text that is sent: Tencent's own client cuts at 4000 UTF-16 units. The rest is for a mark that it may be a duplicate.
-pub const WEIXIN_TEXT_UTF16_MAX: usize = 3900;
+/// A text that is sent, in UTF-16 units: where Tencent's own client cuts.
+pub const WEIXIN_TEXT_UTF16_MAX: usize = 4000;
 /// A login, from the first code to the end: WeChat's own limit.
 pub const WEIXIN_LOGIN: Duration = Duration::from_secs(300);
 /// One question about the state of a login, which the server holds open for 35 s.

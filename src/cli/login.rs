@@ -20,7 +20,7 @@ use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -71,8 +71,13 @@ fn write(path: &Path, document: &str) -> std::io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}.new", std::process::id()));
     let beside = PathBuf::from(beside);
+    // What root writes for a service is the service's: as the file that it replaces, or the directory's.
+    let owner = std::fs::metadata(path).or_else(|_| std::fs::metadata(directory)).ok().filter(|_| nix::unistd::Uid::effective().is_root());
     let written = || {
         let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        if let Some(owner) = owner {
+            fchown(&out, Some(owner.uid()), Some(owner.gid()))?;
+        }
         out.write_all(document.as_bytes())?;
         out.write_all(b"\n")?;
         out.sync_all()?;

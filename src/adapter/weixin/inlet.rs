@@ -114,8 +114,8 @@ impl WeixinInlet {
                 self.shared.login_is_good();
                 Ok(true)
             }
-            // It answers, but has nothing to say about this user: the poll will tell.
-            Err(error) if matches!(error.failure, Failure::Refused { .. }) && !error.is_stale() => {
+            // It answers, if not about this user: the poll will tell.
+            Err(error) if !matches!(error.failure, Failure::Net(_)) && !error.is_stale() => {
                 link.events.heard();
                 log::debug!(target: &link.name, "{error}");
                 Ok(false)
@@ -225,7 +225,10 @@ impl WeixinInlet {
             }
             // The network's trouble, not the server's: with the backoff and the jitter of all adapters.
             Failure::Net(_) => AdapterError::Retry { cause, after: None },
-            _ if error.is_frequency() => AdapterError::Retry { cause, after: Some(error.retry_after().unwrap_or(limits::WEIXIN_FAILURES)) },
+            _ if error.is_frequency() => {
+                let wait = self.shared.failed().max(limits::WEIXIN_QUIET);
+                AdapterError::Retry { cause, after: Some(error.retry_after().unwrap_or(wait)) }
+            }
             _ => AdapterError::Retry { cause, after: Some(error.retry_after().unwrap_or_else(|| self.shared.failed())) },
         }
     }

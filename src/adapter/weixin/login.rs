@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// After a question that could not be answered, or was answered at once.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Answers in a row that say nothing of the state.
+const ODD_ANSWERS_MAX: u32 = 5;
 
 /// Where the person is.
 pub trait Face {
@@ -99,7 +101,7 @@ enum Status {
     NeedNumber,
     Blocked,
     Bound,
-    /// One that is not known here.
+    /// None that is known here; what was said instead.
     Other(String),
 }
 
@@ -108,13 +110,15 @@ impl Login<'_> {
     fn with_one_code(&mut self) -> Result<Option<Account>, LoginError> {
         let (code, url) = self.new_code()?;
         self.face.code(&url);
-        let (mut base, mut number, mut scanned) = (self.home.clone(), None::<String>, false);
+        let (mut base, mut number, mut scanned, mut odd) = (self.home.clone(), None::<String>, false, 0);
         loop {
             self.token.check()?;
             if self.deadline.passed() {
                 return Err(LoginError::TooLate);
             }
-            match self.status(&base, &code, number.as_deref())? {
+            let status = self.status(&base, &code, number.as_deref())?;
+            odd = if matches!(status, Status::Other(_)) { odd + 1 } else { 0 };
+            match status {
                 Status::Wait => {}
                 Status::Scanned => {
                     if !std::mem::replace(&mut scanned, true) {
@@ -137,10 +141,10 @@ impl Login<'_> {
                 }
                 Status::Blocked => return Err(LoginError::Blocked),
                 Status::Bound => return Err(LoginError::Bound),
-                Status::Other(name) => {
-                    log::debug!(target: "weixin", "a state of the login that is not known here: {name}");
-                    self.pause()?;
+                Status::Other(said) if odd >= ODD_ANSWERS_MAX => {
+                    return Err(LoginError::Failed(format!("the login cannot go on: WeChat's server says \"{said}\"")));
                 }
+                Status::Other(_) => self.pause()?,
             }
         }
     }
@@ -228,6 +232,7 @@ fn read_status(answer: &Value) -> Status {
         "need_verifycode" => Status::NeedNumber,
         "verify_code_blocked" => Status::Blocked,
         "binded_redirect" => Status::Bound,
+        "" => Status::Other(readable(text("errmsg"), 80)),
         other => Status::Other(readable(other, 40)),
     }
 }
@@ -247,6 +252,7 @@ mod tests {
         check(json!({"status": "verify_code_blocked"}), Status::Blocked);
         check(json!({"status": "binded_redirect"}), Status::Bound);
         check(json!({"status": "new\nthing"}), Status::Other("new thing".to_owned()));
+        check(json!({"ret": -1, "errmsg": "no such code"}), Status::Other("no such code".to_owned()));
         check(json!({}), Status::Other(String::new()));
         check(json!([1]), Status::Other(String::new()));
         let confirmed = json!({"status": "confirmed", "bot_token": "tok"});

@@ -50,6 +50,8 @@ pub const PLATFORM: PlatformInfo = PlatformInfo {
         optional("cdn_url", KeyKind::Url, Some(CDN_URL), "where pictures and files are fetched"),
         optional("poll_timeout", KeyKind::Any, Some("35"), "how long a poll is held open until WeChat says so, in seconds, 1 to 60"),
     ],
+    users_help: "like o9cq8…@im.wechat; the login tells yours",
+    login: true,
     build,
 };
 

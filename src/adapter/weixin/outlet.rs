@@ -15,6 +15,7 @@ use crate::clock::{self, Deadline};
 use crate::core::types::{ChatRef, Memo, OutboundKind};
 use crate::limits;
 use crate::store::StoreError;
+use crate::text::html::readable;
 use crate::text::plain::plain;
 use crate::text::split::{Unit, split};
 use crate::thread::enter;
@@ -23,6 +24,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Parts are split a little below the limit: bullets and padded tables can be longer than their Markdown, and a part that
+/// may be a duplicate gets a mark.
+pub(super) const PART_UTF16: usize = limits::WEIXIN_TEXT_UTF16_MAX - 200;
+const PART_UTF16_SHOWN: usize = limits::WEIXIN_TEXT_UTF16_MAX - 50;
+/// A part that grows even so is split again, down to this; the last resort is its Markdown, which fits.
+const PART_UTF16_MIN: usize = 256;
 const TYPING_ON: u8 = 1;
 const TYPING_OFF: u8 = 2;
 
@@ -126,7 +133,9 @@ impl WeixinOutlet {
                 SendError::Retry { cause: needs_login(&cause, &self.settings.name), after: Some(limits::WEIXIN_GONE) }
             }
             // If it is the login that has ended, the next poll says so. Else the user has to write first.
-            _ if error.is_stale() => SendError::Retry { cause, after: None },
+            _ if error.is_stale() => {
+                SendError::Retry { cause: format!("{cause} (the user has to write to the bot first, or the login has ended)"), after: None }
+            }
             Failure::Status { status: 413, .. } => SendError::Reject { cause },
             // Something in between, which did not pass the request on, or a server in trouble.
             Failure::Status { status: 300.., .. } => SendError::Retry { cause, after: error.retry_after() },
@@ -173,6 +182,26 @@ impl WeixinOutlet {
     }
 }
 
+/// As it is shown; in Markdown if nothing of it would be seen, or if it grew too long.
+pub(super) fn rendered(text: &str) -> String {
+    let shown = readable(text);
+    let fits = !shown.trim().is_empty() && Unit::Utf16.measure(&shown) <= limits::WEIXIN_TEXT_UTF16_MAX;
+    if fits { shown } else { plain(text) }
+}
+
+/// Parts that fit also as they are shown, as far as that can be had.
+pub(super) fn split_rendered(text: &str, limit: usize) -> Vec<String> {
+    let mut parts = Vec::new();
+    for part in split(text, Unit::Utf16, limit) {
+        if Unit::Utf16.measure(&readable(&part)) <= PART_UTF16_SHOWN || limit / 2 < PART_UTF16_MIN {
+            parts.push(part);
+        } else {
+            parts.extend(split_rendered(&part, limit / 2));
+        }
+    }
+    parts
+}
+
 /// The same in each attempt at a part.
 fn client_id(key: &str) -> String {
     format!("hermes-gateway-{key}")
@@ -196,7 +225,7 @@ fn store_failed(error: StoreError) -> SendError {
 
 impl Outlet for WeixinOutlet {
     fn split(&self, text: &str) -> Vec<String> {
-        split(text, Unit::Utf16, limits::WEIXIN_TEXT_UTF16_MAX)
+        split_rendered(text, PART_UTF16)
     }
 
     fn announce(&mut self, kind: OutboundKind) {
@@ -205,7 +234,7 @@ impl Outlet for WeixinOutlet {
 
     fn send(&mut self, part: &Part<'_>, deadline: Deadline) -> Result<String, SendError> {
         self.may_send()?;
-        let text = plain(part.text);
+        let text = rendered(part.text);
         if text.trim().is_empty() {
             return Err(SendError::Reject { cause: "there is nothing to be seen in the message".to_owned() });
         }
@@ -224,7 +253,7 @@ impl Outlet for WeixinOutlet {
         if let Some(pause) = self.shared.pause().or_else(|| left(self.quiet_until)).or_else(|| left(self.no_typing_until)) {
             return Err(SendError::Retry { cause: "not now".to_owned(), after: Some(pause) });
         }
-        let shown = self.show_typing(&chat.chat, TYPING_ON, deadline);
+        let shown = self.show_typing(&chat.chat, TYPING_ON, deadline.within(limits::WEIXIN_TYPING));
         match &shown {
             Ok(()) => {
                 if self.typing.len() >= limits::WEIXIN_TICKETS_MAX {

@@ -1,11 +1,14 @@
 //! Tests of the pure parts: messages, keys of files, the configuration.
 
+use super::outlet::{PART_UTF16, rendered, split_rendered};
 use super::protocol::{FileRef, Key, Place, Taken, key, outgoing, understand};
 use super::wire::{Message, Updates};
 use super::{BASE_URL, CDN_URL, Settings};
 use crate::config::{AdapterConfig, Secret};
 use crate::core::types::{Memo, Quote};
 use crate::limits;
+use crate::text::plain::plain;
+use crate::text::split::Unit;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
@@ -162,6 +165,22 @@ fn a_message_that_is_sent() {
             "item_list": [{"type": 1, "text_item": {"text": "answer"}}], "context_token": "ctx"}})
     );
     assert_eq!(outgoing("a", "b", "c", None)["msg"].get("context_token"), None);
+}
+
+#[test]
+fn texts_are_shown_without_markup_and_fit() {
+    let shown = rendered("# Title\n\n**bold** and `code`\n\n| a | b |\n|---|---|\n| 1 | 2 |");
+    assert!(shown.contains("bold and code") && !shown.contains(['*', '#', '`']), "{shown}");
+    assert_eq!(rendered("[x]: http://y"), plain("[x]: http://y"), "what would not be seen stays as it is");
+    let row = format!("| {} | x |\n", "w".repeat(60));
+    let table = format!("| a | b |\n|---|---|\n{}{}", "| x | y |\n".repeat(150), row);
+    for text in [table, "word ".repeat(5000), "🦀".repeat(6000), "一二三四五六七八九十。".repeat(900)] {
+        let parts = split_rendered(&text, PART_UTF16);
+        assert!(parts.len() > 1);
+        let lengths: Vec<usize> =
+            parts.iter().map(|part| Unit::Utf16.measure(&rendered(&format!("(may be a duplicate)\n{part}")))).collect();
+        assert!(lengths.iter().all(|length| *length <= limits::WEIXIN_TEXT_UTF16_MAX), "{lengths:?}");
+    }
 }
 
 fn config(token: &str, keys: &[(&str, &str)]) -> AdapterConfig {

@@ -3,6 +3,9 @@
 // The platforms' own modules use it.
 #![allow(dead_code)]
 
+mod weixin;
+mod weixin_login;
+
 use crate::support::gateway::Setup;
 use crate::support::http::Server;
 use std::net::SocketAddr;
