@@ -315,6 +315,12 @@ pub const WEIXIN_DOWNLOAD: Duration = Duration::from_secs(60);
 pub const WEIXIN_RECEIPTS: Duration = Duration::from_secs(20);
 /// A cursor that only says "nothing new" is written this often: a memory card wears, and it is not needed.
 pub const WEIXIN_CURSOR_AGE: Duration = Duration::from_secs(3600);
+/// The longest id of a user or message that is taken; known ones have up to 40 characters.
+pub const WEIXIN_ID_BYTES_MAX: usize = 200;
+/// The longest cursor that is stored; known ones have some hundred bytes.
+pub const WEIXIN_CURSOR_BYTES_MAX: usize = 64 * KIB;
+/// The longest token or ticket that is taken; known ones have some hundred bytes.
+pub const WEIXIN_TOKEN_BYTES_MAX: usize = 4 * KIB;
 /// A text that is sent, in UTF-16 units: where Tencent's own client cuts.
 pub const WEIXIN_TEXT_UTF16_MAX: usize = 4000;
 /// A login, from the first code to the end: WeChat's own limit.

@@ -1,6 +1,7 @@
 //! What a login brings, and where it may lead: the document in `token_file`, and the hosts that are WeChat's. Pure.
 
 use crate::config::Secret;
+use crate::limits;
 use crate::net::Url;
 use serde_json::{Value, json};
 
@@ -36,6 +37,9 @@ impl Account {
         };
         if account.token.expose().is_empty() {
             return Err("it is empty".to_owned());
+        }
+        if account.token.expose().len() > limits::WEIXIN_TOKEN_BYTES_MAX {
+            return Err("it is too long for a token of WeChat's".to_owned());
         }
         // It goes into a header.
         if !account.token.expose().chars().all(|character| character.is_ascii_graphic()) {

@@ -7,6 +7,7 @@ use super::Settings;
 use crate::adapter::lenient::to_integer;
 use crate::adapter::rest::{Answer, Rest, readable};
 use crate::clock::Deadline;
+use crate::limits;
 use crate::net::{NetError, NetOptions, Response, phase};
 use crate::thread::CancelToken;
 use base64::Engine as _;
@@ -143,7 +144,8 @@ impl Api {
             body["context_token"] = json!(context);
         }
         let answer = self.call("getconfig", body, deadline)?;
-        Ok(answer.get("typing_ticket").and_then(Value::as_str).filter(|ticket| !ticket.is_empty()).map(str::to_owned))
+        let fine = |ticket: &&str| (1..=limits::WEIXIN_TOKEN_BYTES_MAX).contains(&ticket.len());
+        Ok(answer.get("typing_ticket").and_then(Value::as_str).filter(fine).map(str::to_owned))
     }
 
     /// Begins to download a file. The address may be a secret of its own.

@@ -99,9 +99,9 @@ impl WeixinInlet {
         Ok(Cursor { buf: buf.to_owned(), stored: Some(clock::now()) })
     }
 
-    /// A cursor as it is stored.
-    fn marked(&self, buf: &str) -> String {
-        format!("{}\t{buf}", self.mark())
+    /// A cursor as it is stored. One of a size that makes no sense is not: what it stands for would come again, and be known.
+    fn marked(&self, buf: &str) -> Option<String> {
+        (buf.len() <= limits::WEIXIN_CURSOR_BYTES_MAX).then(|| format!("{}\t{buf}", self.mark()))
     }
 
     /// Asks something that is answered at once. → whether the login is known to be good
@@ -152,7 +152,7 @@ impl WeixinInlet {
         let last = batch.len().checked_sub(1);
         for (number, taken) in batch.into_iter().enumerate() {
             link.token.check()?;
-            let stored = next.as_ref().filter(|_| Some(number) == last).map(|buf| self.marked(buf));
+            let stored = next.as_ref().filter(|_| Some(number) == last).and_then(|buf| self.marked(buf));
             if stored.is_some() {
                 // The cursor speaks for all of them.
                 self.wait_for_receipts(link)?;
@@ -162,9 +162,12 @@ impl WeixinInlet {
         self.wait_for_receipts(link)?;
         let Some(buf) = next else { return Ok(false) };
         let aged = cursor.stored.is_none_or(|stored| stored.elapsed() > limits::WEIXIN_CURSOR_AGE);
-        if last.is_none() && aged {
+        if last.is_none()
+            && aged
+            && let Some(cursor) = self.marked(&buf)
+        {
             // Nothing is lost without it, but the first one says where messages begin, and WeChat may forget an old one.
-            let op = Op::Cursor { adapter: link.name.clone(), cursor: self.marked(&buf) };
+            let op = Op::Cursor { adapter: link.name.clone(), cursor };
             link.store.call(op, Deadline::after(limits::STORE_CALL)).map_err(store_failed)?;
         }
         if last.is_some() || aged {

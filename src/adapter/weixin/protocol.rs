@@ -79,6 +79,9 @@ pub(super) fn understand(message: Message, adapter: &str, bot: Option<&str>, now
         return Err("from a group, where a bot cannot answer");
     }
     let id = message_id(&message, user);
+    if user.len().max(id.len()) > limits::WEIXIN_ID_BYTES_MAX {
+        return Err("an id that is too long");
+    }
     let (mut lines, mut files, mut quote) = (Vec::new(), Vec::new(), None);
     for item in &message.item_list {
         let (line, file) = read_item(item, &id, files.len());
@@ -103,7 +106,7 @@ pub(super) fn understand(message: Message, adapter: &str, bot: Option<&str>, now
             sender: user.to_owned(),
             // The interface tells no names.
             sender_name: user.split('@').next().unwrap_or(user).to_owned(),
-            text: lines.join("\n"),
+            text: bounded(lines.join("\n")),
             attachments: Vec::new(),
             quote,
             private: true,
@@ -210,7 +213,17 @@ fn read_quote(reference: &RefMsg) -> Option<Quote> {
         return None;
     }
     let id = reference.svr_id.clone().or_else(|| item.and_then(|item| item.msg_id.clone())).unwrap_or_default();
-    Some(Quote { message_id: id, sender: None, text: lines.join("\n") })
+    Some(Quote { message_id: id, sender: None, text: bounded(lines.join("\n")) })
+}
+
+/// What is answered can be as long as the rest of the message.
+fn bounded(mut text: String) -> String {
+    if text.len() > limits::INBOUND_TEXT_BYTES_MAX {
+        let end = (0..=limits::INBOUND_TEXT_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str("\n[cut: too long]");
+    }
+    text
 }
 
 /// The body of `sendmessage`, but for what every body carries: one message with one text, complete.

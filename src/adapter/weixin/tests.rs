@@ -3,7 +3,7 @@
 use super::outlet::{PART_UTF16, rendered, split_rendered};
 use super::protocol::{FileRef, Key, Place, Taken, key, outgoing, understand};
 use super::wire::{Message, Updates};
-use super::{BASE_URL, CDN_URL, Settings};
+use super::{BASE_URL, CDN_URL, Settings, Shared};
 use crate::config::{AdapterConfig, Secret};
 use crate::core::types::{Memo, Quote};
 use crate::limits;
@@ -69,6 +69,8 @@ fn what_is_not_for_us() {
     check(json!({"from_user_id": "abc123@im.bot"}), "our own");
     check(json!({"from_user_id": ""}), "without a sender");
     check(json!({"from_user_id": 7}), "without a sender");
+    check(json!({"from_user_id": "x".repeat(201)}), "an id that is too long");
+    check(json!({"message_id": "9".repeat(201)}), "an id that is too long");
     check(json!({"group_id": "g@chatroom"}), "from a group, where a bot cannot answer");
     check(json!({"item_list": []}), "nothing in it");
     check(json!({"item_list": [{"type": 1, "text_item": {"text": "  "}}]}), "nothing in it");
@@ -127,6 +129,8 @@ fn what_is_answered_is_quoted() {
     );
     let picture = json!({"type": 2, "image_item": {"media": {"encrypt_query_param": "p"}}});
     assert_eq!(quote(json!({"message_item": picture})), (expect("", "(photo)"), 1));
+    let long = quote(json!({"partial_text": "ü".repeat(limits::INBOUND_TEXT_BYTES_MAX)})).0.expect("a quote");
+    assert!(long.text.len() < limits::INBOUND_TEXT_BYTES_MAX + 20 && long.text.ends_with("[cut: too long]"));
     assert_eq!(quote(json!({})), (None, 0));
     assert_eq!(quote(json!("x")), (None, 0));
 }
@@ -181,6 +185,22 @@ fn texts_are_shown_without_markup_and_fit() {
             parts.iter().map(|part| Unit::Utf16.measure(&rendered(&format!("(may be a duplicate)\n{part}")))).collect();
         assert!(lengths.iter().all(|length| *length <= limits::WEIXIN_TEXT_UTF16_MAX), "{lengths:?}");
     }
+}
+
+#[test]
+fn refusals_are_waited_out_longer_after_three_of_them() {
+    let shared = Shared::default();
+    assert!(!shared.is_troubled());
+    let waits: Vec<u64> = (0..6).map(|_| shared.failed().as_secs()).collect();
+    assert_eq!(waits, [2, 2, 30, 2, 2, 30]);
+    shared.login_is_good();
+    assert!(shared.is_troubled(), "a login that is good does not make polls work");
+    shared.works();
+    assert_eq!((shared.failed().as_secs(), shared.pause()), (2, None));
+    shared.login_has_gone();
+    assert!(shared.pause().is_some_and(|pause| pause <= limits::WEIXIN_GONE));
+    shared.login_is_good();
+    assert_eq!(shared.pause(), None);
 }
 
 fn config(token: &str, keys: &[(&str, &str)]) -> AdapterConfig {

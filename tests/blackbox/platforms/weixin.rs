@@ -5,7 +5,7 @@ use crate::support::gateway::{Gateway, Setup, files_named, quoted};
 use crate::support::http::Server;
 use crate::support::model::{self, Model, Protocol, Reply, Step as Said};
 use crate::support::poll::{self, SOON};
-use crate::support::weixin::{ANA, Call, FIRST_ID, Weixin};
+use crate::support::weixin::{ANA, Call, FIRST_ID, Weixin, text_item};
 use crate::support::weixin_calls::is_confirmed;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 use base64::Engine as _;
@@ -156,6 +156,36 @@ fn weixin_the_cursor_does_not_move_before_the_commit() {
     weixin.wait_confirmed(id);
     gateway.wait_idle();
     assert_eq!(weixin.lock().sent.iter().filter(|sent| sent.text.contains("after")).count(), 1);
+}
+
+#[test]
+fn weixin_a_batch_that_is_cut_in_the_middle_comes_again_and_each_message_is_answered_once() {
+    let weixin = Weixin::start();
+    weixin.fail("download", crate::support::http::Fault::BlackHole, 1);
+    weixin.change(|state| {
+        state.files.insert("p".to_owned(), b"hello".to_vec());
+        let file = json!({"type": 4, "file_item": {"media": {"encrypt_query_param": "p"}, "file_name": "a.txt"}});
+        state.push(ANA, &text_item("echo: first"), &Value::Null);
+        state.push(ANA, &json!([{"type": 1, "text_item": {"text": "echo: second"}}, file]), &Value::Null);
+        state.push(ANA, &text_item("echo: third"), &Value::Null);
+    });
+    let last = weixin.lock().next_id - 1;
+    let mut gateway = offline(&weixin);
+    weixin.wait_call("download", 1, |_| true);
+    weixin.wait_text("first");
+    gateway.wait_idle();
+    gateway.kill9();
+    let polls = weixin.calls("getupdates").len();
+    gateway.start_again();
+    assert_eq!(cursor(&weixin.wait_call("getupdates", polls + 1, |_| true)), "", "nothing of it is confirmed");
+    weixin.wait_text("third");
+    weixin.wait_confirmed(last);
+    gateway.wait_idle();
+    for part in ["first", "second", "third"] {
+        let count = weixin.texts().iter().filter(|text| text.contains(part)).count();
+        assert!(count <= 1, "{part}: {:?}", weixin.texts());
+    }
+    assert_eq!(weixin.texts()[0], "first");
 }
 
 #[test]
@@ -365,7 +395,7 @@ fn weixin_what_is_no_message_is_passed_over() {
     let mut gateway = offline(&weixin);
     let bot = weixin.lock().bot_id.clone();
     weixin.change(|state| {
-        let text = crate::support::weixin::text_item("echo: not for us");
+        let text = text_item("echo: not for us");
         for more in [json!({"message_type": 2}), json!({"from_user_id": bot}), json!({"group_id": "g@chatroom"}), json!({"item_list": 7})] {
             state.push(ANA, &text, &more);
         }
