@@ -320,13 +320,13 @@ fn weixin_refused_polls_are_repeated_slowly() {
 #[test]
 fn weixin_typing_is_shown_and_taken_back() {
     let (weixin, model) = (Weixin::start(), Model::start());
-    model.rule("think", [Reply::Stream(vec![Said::Pause(Duration::from_secs(6)), Said::Text("thought".to_owned())])]);
+    model.rule("think", [Reply::Stream(vec![Said::Pause(Duration::from_secs(7)), Said::Text("thought".to_owned())])]);
     let gateway = configured(&weixin, Gateway::setup()).model(&model, Protocol::OpenAi).start();
     weixin.user_says(ANA, "think");
     let on = |call: &Call| call.body["status"] == 1;
     let (first, second) = (weixin.wait_call("sendtyping", 1, on), weixin.wait_call("sendtyping", 2, on));
     let pause = second.at - first.at;
-    assert!(pause > Duration::from_secs(4) && pause < Duration::from_secs(6), "{pause:?}");
+    assert!(pause > Duration::from_secs(4) && pause < Duration::from_secs(8), "{pause:?}");
     weixin.wait_text("thought");
     weixin.wait(SOON, "no sign any more", |state| state.typing.is_empty().then_some(()));
     gateway.wait_idle();
