@@ -2,7 +2,7 @@
 
 #[cfg(debug_assertions)]
 use super::fault;
-use super::{Adapter, feishu, qqbot, telegram};
+use super::{Adapter, feishu, qqbot, telegram, weixin};
 use crate::config::AdapterConfig;
 use crate::config::keys::{KeyKind, Platform, PlatformKey, PlatformKeys};
 
@@ -34,6 +34,7 @@ static PLATFORMS: &[PlatformInfo] = &[
     telegram::PLATFORM,
     feishu::PLATFORM,
     qqbot::PLATFORM,
+    weixin::PLATFORM,
     #[cfg(debug_assertions)]
     fault::PLATFORM,
 ];

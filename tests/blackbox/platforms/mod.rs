@@ -8,6 +8,8 @@ mod qqbot;
 mod suite;
 mod telegram;
 pub mod together;
+mod weixin;
+mod weixin_login;
 
 use crate::support::gateway::Setup;
 use crate::support::http::Server;
