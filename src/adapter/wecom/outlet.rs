@@ -327,11 +327,13 @@ impl Outlet for WecomOutlet {
         if text.is_empty() || (!first && text == before.text) {
             return if first { Err(SendError::Reject { cause: "there is nothing to be seen yet".to_owned() }) } else { Ok(shown) };
         }
-        let pause = before.last_frame.map_or(Duration::ZERO, |at| limits::WECOM_FRAME_PAUSE.saturating_sub(at.elapsed()));
-        let wait = self.pace.wait(id, Use::Update, clock::now()).max(if first { Duration::ZERO } else { pause });
+        let wait = self.pace.wait(id, Use::Update, clock::now());
         if !wait.is_zero() {
             return Err(SendError::Retry { cause: "too soon for another preview".to_owned(), after: Some(wait) });
         }
+        // Short, and there may be no further preview for long: it is not left out.
+        let pause = before.last_frame.map_or(Duration::ZERO, |at| limits::WECOM_FRAME_PAUSE.saturating_sub(at.elapsed()));
+        self.link.token.sleep(pause).map_err(|_| SendError::Cancelled)?;
         if first {
             self.note(id, Known::new(stream.clone()))?;
         }

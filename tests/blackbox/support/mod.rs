@@ -15,3 +15,5 @@ pub mod process;
 pub mod telegram;
 pub mod telegram_methods;
 pub mod websocket;
+pub mod wecom;
+pub mod wecom_frames;
