@@ -91,6 +91,8 @@ pub const MEMOS_MAX: i64 = 20_000;
 pub const MEMO_BYTES_MAX: usize = 8 * KIB;
 /// Silence of a platform's HTTP server in the middle of an answer.
 pub const REST_SILENCE: Duration = Duration::from_secs(10);
+/// Requests that wait for an inlet to send them. Its outlet is one thread, which asks for one at a time.
+pub const RELAY_WAITING_MAX: usize = 16;
 /// How often the guardian asks control for a sign of life when nothing else is due.
 pub const GUARDIAN_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -422,6 +424,50 @@ pub const WEIXIN_LOGIN_POLL: Duration = Duration::from_secs(38);
 pub const WEIXIN_LOGIN_CODES_MAX: u32 = 3;
 /// What can be drawn: the most that the largest code holds is 2953 bytes.
 pub const WEIXIN_LOGIN_CODE_BYTES_MAX: usize = 1024;
+
+// --- wecom ---
+
+/// Look-up, connect, TLS and handshake.
+pub const WECOM_CONNECT: Duration = Duration::from_secs(20);
+/// The answer to the credential.
+pub const WECOM_SUBSCRIBE: Duration = Duration::from_secs(10);
+/// For the system to take a frame of at most 128 KiB.
+pub const WECOM_SEND: Duration = Duration::from_secs(10);
+/// The acknowledgement of a frame; the vendor's own client waits as long.
+pub const WECOM_ACK: Duration = Duration::from_secs(5);
+/// So long after a frame its acknowledgement may still come, and be taken for that of the next one: until then there is
+/// no next one for the same message.
+pub const WECOM_ACK_LATE: Duration = Duration::from_secs(10);
+/// Frames whose acknowledgement is waited for; one outlet has one or two, those that never came included some tens.
+pub const WECOM_FLIGHTS_MAX: usize = 256;
+/// Refusals of the credential in a row before it counts as wrong; the vendor's own client gives up after as many.
+pub const WECOM_REFUSALS_MAX: u32 = 5;
+/// One frame that is received. The largest known is a text of some KiB; files come as addresses.
+pub const WECOM_FRAME_BYTES_MAX: usize = MIB;
+/// `content` of a stream or a message (WeCom, AI bot): 20480 bytes of UTF-8.
+pub const WECOM_TEXT_BYTES_MAX: usize = 20_480;
+/// Shortest time between two frames of a stream that can be left out.
+pub const WECOM_FRAME_PAUSE: Duration = Duration::from_millis(500);
+/// A stream can be finished for about six minutes after its first frame. From here on it is not counted upon.
+pub const WECOM_STREAM_LIFE: Duration = Duration::from_secs(330);
+/// From here on a stream that is shown is finished, and the reply follows as a message of its own.
+pub const WECOM_STREAM_CLOSE: Duration = Duration::from_secs(315);
+/// After so long a message is not answered in its own place any more, but with a message of its own. WeCom: 24 h.
+pub const WECOM_CALLBACK_AGE: Duration = Duration::from_secs(3600);
+/// Chats whose stream is kept in mind; the store knows the others.
+pub const WECOM_CHATS_MAX: usize = 512;
+/// How long a message waits for its turn when messages are sent too fast.
+pub const WECOM_PACE_WAIT: Duration = Duration::from_secs(5);
+/// Silence in a conversation after WeCom said "too often" (45009).
+pub const WECOM_TOO_OFTEN: Duration = Duration::from_secs(60);
+/// Fetching the files of one message. Nothing is sent meanwhile, so it is short; 20 MB need 6 Mbit/s.
+pub const WECOM_DOWNLOAD: Duration = Duration::from_secs(30);
+/// Messages that were handed over and not committed yet.
+pub const WECOM_UNCONFIRMED_MAX: usize = 64;
+/// A message that is not committed after this is handed over once more: WeCom does not repeat it.
+pub const WECOM_COMMIT: Duration = Duration::from_secs(20);
+/// And after this it is given up.
+pub const WECOM_COMMIT_MAX: Duration = Duration::from_secs(900);
 
 // --- children ---
 

@@ -14,11 +14,13 @@ pub mod lenient;
 pub mod local;
 pub mod memos;
 pub mod qqbot;
+pub mod relay;
 pub mod rest;
 pub mod runner;
 pub mod sender;
 pub mod table;
 pub mod telegram;
+pub mod wecom;
 pub mod weixin;
 
 use crate::clock::Deadline;
@@ -266,6 +268,12 @@ pub trait Adapter: Send + Sync {
     fn traits(&self) -> Traits;
     fn inlet(&self) -> Box<dyn Inlet>;
     fn outlet(&self, link: &SendLink) -> Box<dyn Outlet>;
+
+    /// Whether the outlet sends over the inlet's connection. The inlet then stays while a stop or restart drains, or the
+    /// last replies could not be delivered.
+    fn sends_through_inlet(&self) -> bool {
+        false
+    }
 
     /// Asks the platform whether the credential is good, without receiving or sending anything. → as whom, or `None`
     /// where that cannot be asked. For `doctor` and `setup`; it may run beside a gateway that is connected.

@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Stands in front of what may have been delivered before.
+pub const MAY_BE_A_DUPLICATE: &str = "(may be a duplicate)\n";
+
 /// A message to deliver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Job {
@@ -346,7 +349,7 @@ impl SendingThread<'_> {
         }
         let marked;
         let text = if attempted_before && !self.traits.idempotent {
-            marked = format!("(may be a duplicate)\n{text}");
+            marked = format!("{MAY_BE_A_DUPLICATE}{text}");
             marked.as_str()
         } else {
             text

@@ -2,7 +2,7 @@
 
 #[cfg(debug_assertions)]
 use super::fault;
-use super::{Adapter, feishu, qqbot, telegram, weixin};
+use super::{Adapter, feishu, qqbot, telegram, wecom, weixin};
 use crate::config::AdapterConfig;
 use crate::config::keys::{KeyKind, Platform, PlatformKey, PlatformKeys};
 
@@ -35,6 +35,7 @@ static PLATFORMS: &[PlatformInfo] = &[
     feishu::PLATFORM,
     qqbot::PLATFORM,
     weixin::PLATFORM,
+    wecom::PLATFORM,
     #[cfg(debug_assertions)]
     fault::PLATFORM,
 ];

@@ -53,6 +53,10 @@ impl Adapter for Exclusive {
         self.adapter.outlet(link)
     }
 
+    fn sends_through_inlet(&self) -> bool {
+        self.adapter.sends_through_inlet()
+    }
+
     fn check(&self, net: &NetOptions, token: &CancelToken, deadline: Deadline) -> Result<Option<String>, AdapterError> {
         self.adapter.check(net, token, deadline)
     }

@@ -179,7 +179,7 @@ impl Control {
             }
             Effect::StopAdapter { name } => self.stop_adapter(&name),
             Effect::HaltInlets => {
-                for known in self.adapters.values() {
+                for known in self.adapters.values().filter(|known| !known.adapter.sends_through_inlet()) {
                     known.inlet_token.cancel();
                 }
             }

@@ -8,6 +8,7 @@ mod qqbot;
 mod suite;
 mod telegram;
 pub mod together;
+mod wecom;
 mod weixin;
 mod weixin_login;
 

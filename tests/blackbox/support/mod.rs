@@ -22,5 +22,7 @@ pub mod qqbot_server;
 pub mod telegram;
 pub mod telegram_methods;
 pub mod websocket;
+pub mod wecom;
+pub mod wecom_frames;
 pub mod weixin;
 pub mod weixin_calls;
