@@ -9,6 +9,7 @@ pub mod cipher;
 #[cfg(debug_assertions)]
 pub mod fault;
 pub mod files;
+pub mod homeassistant;
 pub mod lenient;
 pub mod local;
 pub mod memos;

@@ -2,7 +2,7 @@
 
 #[cfg(debug_assertions)]
 use super::fault;
-use super::{Adapter, telegram};
+use super::{Adapter, homeassistant, telegram};
 use crate::config::AdapterConfig;
 use crate::config::keys::{KeyKind, Platform, PlatformKey, PlatformKeys};
 
@@ -32,6 +32,7 @@ pub struct PlatformInfo {
 
 static PLATFORMS: &[PlatformInfo] = &[
     telegram::PLATFORM,
+    homeassistant::PLATFORM,
     #[cfg(debug_assertions)]
     fault::PLATFORM,
 ];
