@@ -11,12 +11,19 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where a token comes from.
-pub(super) const TOKEN_REMEDY: &str =
-    "make a new long-lived access token (Home Assistant: your profile, Security, at the bottom) and put it where `token` says";
+/// Where a token comes from and goes to.
+pub(super) fn token_remedy(section: &str) -> String {
+    format!(
+        "make a new long-lived access token (Home Assistant: your profile, Security, at the bottom) and put it into `token` of {section}"
+    )
+}
+
 /// Home Assistant, http: an address that failed too often is banned until somebody removes it.
-pub(super) const BAN_REMEDY: &str =
-    "if this address is banned, remove it from ip_bans.yaml beside Home Assistant's configuration and restart Home Assistant";
+pub(super) fn ban_remedy(section: &str) -> String {
+    format!(
+        "if this address is banned, remove it from ip_bans.yaml beside Home Assistant's configuration, restart Home Assistant, and check `token` and `url` of {section}"
+    )
+}
 
 pub(super) struct Api {
     rest: Rest,
@@ -40,7 +47,7 @@ impl Api {
         let answer = self.call("POST", &path, Some(data), deadline).map_err(|error| rest::send_error(&error, service, idempotent))?;
         match (answer.status, &answer.json) {
             (200..=299, Value::Array(states)) => Ok(states.iter().filter_map(context).collect()),
-            _ => Err(refused(&answer, service, idempotent)),
+            _ => Err(refused(&answer, service, idempotent, &self.settings.section)),
         }
     }
 
@@ -48,7 +55,7 @@ impl Api {
     pub fn check(&self, deadline: Deadline) -> Result<String, AdapterError> {
         let answer = self.call("GET", "/api/", None, deadline).map_err(|error| rest::adapter_error(&error, "GET /api/"))?;
         if answer.status != 200 || !answer.json.is_object() {
-            return Err(not_accepted(answer.status, &answer.text, answer.retry_after));
+            return Err(not_accepted(answer.status, &answer.text, answer.retry_after, &self.settings.section));
         }
         let config = self.call("GET", "/api/config", None, deadline).ok().filter(|answer| answer.status == 200);
         let text = |key: &str| config.as_ref().and_then(|config| config.json[key].as_str()).map(|text| rest::readable(text, 60));
@@ -62,26 +69,26 @@ fn context(state: &Value) -> Option<String> {
 }
 
 /// What a status means for the connection. Pure.
-pub(super) fn not_accepted(status: u16, text: &str, after: Option<Duration>) -> AdapterError {
+pub(super) fn not_accepted(status: u16, text: &str, after: Option<Duration>, section: &str) -> AdapterError {
     let said = if text.is_empty() { String::new() } else { format!(" ({})", rest::readable(text, 100)) };
     let cause = format!("Home Assistant answers with status {status}{said}");
-    let fatal = |remedy: &str| AdapterError::Fatal { cause: cause.clone(), remedy: remedy.to_owned() };
+    let fatal = |remedy| AdapterError::Fatal { cause: cause.clone(), remedy };
     match status {
-        401 => fatal(TOKEN_REMEDY),
-        403 => fatal(BAN_REMEDY),
+        401 => fatal(token_remedy(section)),
+        403 => fatal(ban_remedy(section)),
         // While it starts, and from what stands before it.
         _ => AdapterError::Retry { cause, after },
     }
 }
 
 /// What an answer other than "done" means for a message. Pure.
-fn refused(answer: &Answer, service: &str, idempotent: bool) -> SendError {
+fn refused(answer: &Answer, service: &str, idempotent: bool, section: &str) -> SendError {
     let said = if answer.text.is_empty() { answer.json["message"].as_str().unwrap_or_default() } else { &answer.text };
     let cause = format!("{service}: status {} ({})", answer.status, rest::readable(said, 200));
-    let fatal = |remedy: &str| SendError::Fatal { cause: cause.clone(), remedy: remedy.to_owned() };
+    let fatal = |remedy| SendError::Fatal { cause: cause.clone(), remedy };
     match answer.status {
-        401 => fatal(TOKEN_REMEDY),
-        403 => fatal(BAN_REMEDY),
+        401 => fatal(token_remedy(section)),
+        403 => fatal(ban_remedy(section)),
         // A page of something in between, which may or may not have passed the request on.
         200..=299 if !idempotent => SendError::Ambiguous { cause },
         // The service is loaded a little later than the server begins to answer, and is gone while it is reloaded.

@@ -3,8 +3,7 @@
 //! Nothing is acknowledged and nothing replayed, so what was handed over is kept until it is committed, and a new
 //! connection compares the states with those that were said last.
 
-use super::api::not_accepted;
-use super::api::{BAN_REMEDY, TOKEN_REMEDY};
+use super::api::{ban_remedy, not_accepted, token_remedy};
 use super::ledger::{Ledger, Observation, Seen};
 use super::own::OWN_CALLS;
 use super::protocol::{Heard, Purpose, Session, Speaker};
@@ -88,7 +87,8 @@ fn load(link: &Link, settings: &Settings) -> Result<Ledger, AdapterError> {
 fn open(link: &Link, settings: &Settings) -> Result<(WebSocket, Session, User), AdapterError> {
     let deadline = Deadline::after(limits::HOMEASSISTANT_OPEN);
     let url = format!("{}/api/websocket", settings.url);
-    let mut socket = WebSocket::connect(&url, &[], &link.net, &link.token, deadline, WsLimits::default()).map_err(failed)?;
+    let mut socket = WebSocket::connect(&url, &[], &link.net, &link.token, deadline, WsLimits::default())
+        .map_err(|error| refused(error, &settings.section))?;
     let mut session = Session::default();
     loop {
         let Some(frame) = next_text(&mut socket, deadline)? else {
@@ -109,7 +109,7 @@ fn open(link: &Link, settings: &Settings) -> Result<(WebSocket, Session, User), 
                 }
                 Heard::Unwelcome(message) => {
                     let cause = format!("Home Assistant does not accept the token ({})", readable(&message, 100));
-                    return Err(AdapterError::Fatal { cause, remedy: TOKEN_REMEDY.to_owned() });
+                    return Err(AdapterError::Fatal { cause, remedy: token_remedy(&settings.section) });
                 }
                 Heard::Done(Purpose::Me, result) => {
                     let me = result.and_then(|result| serde_json::from_str(result.get()).ok()).unwrap_or_default();
@@ -425,22 +425,26 @@ fn retry(cause: String) -> AdapterError {
     AdapterError::Retry { cause, after: None }
 }
 
+/// Why there is no connection.
+fn refused(error: WsError, section: &str) -> AdapterError {
+    let WsError::Refused(refusal) = error else { return failed(error) };
+    match refusal.status {
+        // Not by Home Assistant, which asks for the token later: by something before it.
+        401 => AdapterError::Fatal {
+            cause: "status 401 before the login".to_owned(),
+            remedy: format!(
+                "what stands before Home Assistant (a proxy) wants a login of its own: let /api/websocket through, or correct `url` of {section}"
+            ),
+        },
+        403 => AdapterError::Fatal { cause: "Home Assistant refuses the connection (status 403)".to_owned(), remedy: ban_remedy(section) },
+        status => not_accepted(status, "", refusal.retry_after, section),
+    }
+}
+
 /// Classifies the end of a connection, once.
 fn failed(error: WsError) -> AdapterError {
     match error {
         WsError::Net(error) => rest::adapter_error(&error, "WebSocket"),
-        WsError::Refused(refusal) => match refusal.status {
-            // Not by Home Assistant, which asks for the token later: by something before it.
-            401 => AdapterError::Fatal {
-                cause: "status 401 before the login".to_owned(),
-                remedy: "what stands before Home Assistant (a proxy) wants a login of its own: let /api/websocket through".to_owned(),
-            },
-            403 => AdapterError::Fatal {
-                cause: "Home Assistant refuses the connection (status 403)".to_owned(),
-                remedy: BAN_REMEDY.to_owned(),
-            },
-            status => not_accepted(status, "", refusal.retry_after),
-        },
         other => AdapterError::Retry { cause: other.to_string(), after: other.retry_after() },
     }
 }

@@ -58,10 +58,11 @@ impl Observation {
 
 /// Neither a value nor the absence of one: a device or an integration is away, or has not reported yet.
 pub(super) fn is_real(value: &str) -> bool {
-    value != UNAVAILABLE && value != "unknown"
+    value != UNAVAILABLE && value != UNKNOWN
 }
 
 const UNAVAILABLE: &str = "unavailable";
+const UNKNOWN: &str = "unknown";
 
 /// What was said last of an entity. Short names: there can be thousands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,9 +111,11 @@ impl Ledger {
 
     /// What was typed into a chat entity. → whether it is a message. `own`: the gateway itself has written it.
     pub fn said(&mut self, now: &Observation, seen: Seen<'_>, own: bool) -> bool {
-        if !is_real(&now.value) {
+        if now.value == UNAVAILABLE {
             return false;
         }
+        // Nothing was ever typed into an entity that is `unknown` (Home Assistant, input_text).
+        let blank = now.value.trim().is_empty() || now.value == UNKNOWN;
         let says = match (self.known.get(&now.entity), seen) {
             // Never seen before: what stands there may be years old.
             (None, Seen::Found) => false,
@@ -123,7 +126,7 @@ impl Ledger {
             (Some(known), _) => known.value != now.value || (now.context.user_id.is_some() && now.changed_us > known.changed_us),
         };
         self.remember(now, true);
-        says && !own && !now.value.trim().is_empty()
+        says && !own && !blank
     }
 
     /// A state of an entity that is told of. → what is to be said at once. `own`: the gateway's own doing.

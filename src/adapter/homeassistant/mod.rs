@@ -76,6 +76,8 @@ pub const PLATFORM: PlatformInfo = PlatformInfo {
 /// What the configuration says.
 #[derive(Debug)]
 struct Settings {
+    /// `[adapters.NAME]`, for remedies.
+    section: String,
     token: Secret,
     /// `http` or `https`, without a slash at the end.
     url: String,
@@ -125,6 +127,7 @@ impl Settings {
             ));
         }
         Ok(Self {
+            section: format!("[adapters.{}]", config.name),
             token: Secret::new(token),
             url: url(key("url").unwrap_or(URL))?,
             watch,

@@ -3,6 +3,8 @@
 // The platforms' own modules use it.
 #![allow(dead_code)]
 
+mod homeassistant;
+
 use crate::support::gateway::Setup;
 use crate::support::http::Server;
 use std::net::SocketAddr;

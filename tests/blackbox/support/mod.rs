@@ -3,6 +3,8 @@
 pub mod control_socket;
 pub mod faults;
 pub mod gateway;
+pub mod homeassistant;
+pub mod homeassistant_server;
 pub mod html;
 pub mod http;
 pub mod model;
