@@ -469,6 +469,42 @@ pub const WECOM_COMMIT: Duration = Duration::from_secs(20);
 /// And after this it is given up.
 pub const WECOM_COMMIT_MAX: Duration = Duration::from_secs(900);
 
+// --- home assistant ---
+
+/// From the connect to `auth_ok`. The server gives a client ten seconds to authenticate.
+pub const HOMEASSISTANT_OPEN: Duration = Duration::from_secs(20);
+/// Until everything is subscribed and the states are read: a list of thousands takes a small machine a few seconds.
+pub const HOMEASSISTANT_SETTLE: Duration = Duration::from_secs(30);
+/// How long the answer to a ping may take, as Home Assistant's own clients have it.
+pub const HOMEASSISTANT_PONG: Duration = Duration::from_secs(10);
+/// One call of the REST interface; a service that talks to a slow device holds its answer back for up to ten seconds.
+pub const HOMEASSISTANT_CALL: Duration = Duration::from_secs(15);
+/// How long a message may take to be committed before the connection is made anew and the message handed over again.
+pub const HOMEASSISTANT_RECEIPT: Duration = Duration::from_secs(20);
+/// Messages that were handed over and are not committed yet.
+pub const HOMEASSISTANT_UNCONFIRMED_MAX: usize = 256;
+/// How long a change under the gateway's own account waits to learn whether it was the gateway's own doing.
+pub const HOMEASSISTANT_OWN_WAIT: Duration = Duration::from_secs(10);
+/// Contexts of own service calls that are kept; each call changes a few states.
+pub const HOMEASSISTANT_CONTEXTS_MAX: usize = 512;
+/// Entities whose last state is remembered; large homes have one or two thousand.
+pub const HOMEASSISTANT_STATES_MAX: usize = 2000;
+/// Memos that hold them: 2000 entries of 60 bytes each fill half of [`MEMO_BYTES_MAX`].
+pub const HOMEASSISTANT_STATE_MEMOS: usize = 32;
+/// Entries of one list in `watch`.
+pub const HOMEASSISTANT_WATCH_MAX: usize = 500;
+/// Users whose names are known, from the states of persons.
+pub const HOMEASSISTANT_PERSONS_MAX: usize = 200;
+/// Characters of one notification. Home Assistant has no limit of its own; its panel is narrow.
+pub const HOMEASSISTANT_TEXT_CHARS_MAX: usize = 4096;
+/// One call of a tool, its answer included.
+pub const HOMEASSISTANT_TOOL: Duration = Duration::from_secs(30);
+/// Entities that `ha_list_entities` gives when the model names no number, and the most it can ask for.
+pub const HOMEASSISTANT_LISTED: usize = 100;
+pub const HOMEASSISTANT_LISTED_MAX: usize = 500;
+/// The answer of a service, or the attributes of an entity, as the model is shown them.
+pub const HOMEASSISTANT_SHOWN_BYTES_MAX: usize = 16 * KIB;
+
 // --- children ---
 
 /// Output of one tool call kept in memory: the head and the tail, half each.

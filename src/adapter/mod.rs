@@ -10,6 +10,7 @@ pub mod cipher;
 pub mod fault;
 pub mod feishu;
 pub mod files;
+pub mod homeassistant;
 pub mod lenient;
 pub mod local;
 pub mod memos;

@@ -2,7 +2,7 @@
 
 #[cfg(debug_assertions)]
 use super::fault;
-use super::{Adapter, feishu, qqbot, telegram, wecom, weixin};
+use super::{Adapter, feishu, homeassistant, qqbot, telegram, wecom, weixin};
 use crate::config::AdapterConfig;
 use crate::config::keys::{KeyKind, Platform, PlatformKey, PlatformKeys};
 
@@ -36,6 +36,7 @@ static PLATFORMS: &[PlatformInfo] = &[
     qqbot::PLATFORM,
     weixin::PLATFORM,
     wecom::PLATFORM,
+    homeassistant::PLATFORM,
     #[cfg(debug_assertions)]
     fault::PLATFORM,
 ];

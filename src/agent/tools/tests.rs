@@ -7,6 +7,24 @@ use serde_json::json;
 use std::sync::Mutex;
 use std::time::Duration;
 
+struct NoCalls;
+
+impl OwnCalls for NoCalls {
+    fn begin(&self) -> Box<dyn OwnCall> {
+        Box::new(NoCalls)
+    }
+}
+
+impl OwnCall for NoCalls {
+    fn changed(&self, _contexts: &[String]) {}
+}
+
+/// Where nothing listens.
+fn nobodys_home() -> HomeAssistant {
+    let token = crate::config::Secret::new("secret-token".to_owned());
+    HomeAssistant::new("http://127.0.0.1:9".to_owned(), token, vec!["input_text.gate".to_owned()], Box::new(NoCalls))
+}
+
 struct Lab {
     folder: tempfile::TempDir,
     net: NetOptions,
@@ -26,6 +44,7 @@ impl Lab {
             workdir: folder.path().to_owned(),
             shell_timeout: Duration::from_secs(20),
             shell_env: Vec::new(),
+            homeassistant_domains: vec!["light".to_owned()],
         };
         std::fs::create_dir_all(folder.path().join("state")).expect("made");
         std::fs::write(folder.path().join("state/gateway.db"), "token").expect("written");
@@ -37,7 +56,7 @@ impl Lab {
             children: Children::new(instance_mark(folder.path()), &Threads::new()),
             token: CancelToken::new(),
             protected: vec![folder.path().join("state"), folder.path().join("config/config.toml")],
-            tools: table(&config.enabled),
+            tools: table(&config.enabled, Some(nobodys_home())),
             progress: Mutex::new(Vec::new()),
             config,
             folder,
@@ -81,7 +100,7 @@ impl Lab {
 fn the_table_holds_what_is_enabled_and_its_schemas_are_objects() {
     let names = |enabled: &[&str]| {
         let enabled: Vec<String> = enabled.iter().map(|name| (*name).to_owned()).collect();
-        table(&enabled).iter().map(|tool| tool.spec().name).collect::<Vec<_>>()
+        table(&enabled, Some(nobodys_home())).iter().map(|tool| tool.spec().name).collect::<Vec<_>>()
     };
     assert_eq!(names(NAMES), NAMES);
     assert_eq!(names(&["http_fetch", "shell", "other"]), ["shell", "http_fetch"]);

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 mod feishu;
+mod homeassistant;
 mod qqbot;
 mod suite;
 mod telegram;

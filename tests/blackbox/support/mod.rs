@@ -8,6 +8,8 @@ pub mod feishu_rest;
 pub mod feishu_socket;
 pub mod gateway;
 pub mod growth;
+pub mod homeassistant;
+pub mod homeassistant_server;
 pub mod html;
 pub mod http;
 pub mod model;
