@@ -109,3 +109,8 @@ macro_rules! suite {
 }
 
 suite!(telegram: crate::support::telegram::Telegram);
+suite!(feishu: crate::support::feishu::Feishu);
+suite!(qqbot: crate::support::qqbot::QqBot);
+suite!(weixin: crate::support::weixin::Weixin);
+suite!(wecom: crate::support::wecom::Wecom);
+suite!(homeassistant: crate::support::homeassistant::HomeAssistant);

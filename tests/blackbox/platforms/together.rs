@@ -2,9 +2,14 @@
 //! business.
 
 use super::Platform;
+use crate::support::feishu::Feishu;
 use crate::support::gateway::{Gateway, STOP_BUDGET, Setup};
+use crate::support::homeassistant::HomeAssistant;
 use crate::support::poll::{self, SOON};
+use crate::support::qqbot::QqBot;
 use crate::support::telegram::Telegram;
+use crate::support::wecom::Wecom;
+use crate::support::weixin::Weixin;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -57,7 +62,14 @@ impl<P: Platform> Any for P {
 
 /// One of each.
 pub fn all() -> Vec<Box<dyn Any>> {
-    vec![Box::new(<Telegram as Platform>::start())]
+    vec![
+        Box::new(<Telegram as Platform>::start()),
+        Box::new(<Feishu as Platform>::start()),
+        Box::new(<QqBot as Platform>::start()),
+        Box::new(<Weixin as Platform>::start()),
+        Box::new(<Wecom as Platform>::start()),
+        Box::new(<HomeAssistant as Platform>::start()),
+    ]
 }
 
 fn setup(platforms: &[Box<dyn Any>]) -> Setup {
