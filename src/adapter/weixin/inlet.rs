@@ -221,7 +221,7 @@ impl WeixinInlet {
             Failure::Net(NetError::BadUrl(_)) => {
                 AdapterError::Fatal { cause, remedy: format!("correct `base_url` in [adapters.{}]", self.settings.name) }
             }
-            // Mostly the code has to be scanned again, but logins were seen to come back. So it is tried, now and then.
+            // Mostly the code has to be scanned again. But a fault of the server's looks the same, so it is tried now and then.
             _ if error.is_stale() => {
                 self.shared.login_has_gone();
                 AdapterError::Retry { cause: needs_login(&cause, &self.settings.name), after: Some(limits::WEIXIN_GONE) }
