@@ -185,6 +185,18 @@ impl Mailbox {
         }
     }
 
+    /// It could not be shown yet: it is tried again, unless there is something newer to show by then. There may be nothing
+    /// newer for long, while a tool runs.
+    fn put_back(&self, turn: TurnId, preview: &Preview) {
+        let mut work = self.lock();
+        if work.jobs.iter().any(|job| job.turn == Some(turn)) {
+            return; // The reply is here.
+        }
+        if let Some(streamed) = work.previews.get_mut(&turn).filter(|streamed| !streamed.ended && streamed.next.is_none()) {
+            streamed.next = Some(preview.clone());
+        }
+    }
+
     /// Where the preview of a turn is shown; the reply replaces it.
     fn preview_of(&self, turn: TurnId) -> Option<String> {
         self.lock().previews.get(&turn).and_then(|streamed| streamed.platform_id.clone())
@@ -258,6 +270,9 @@ impl SendingThread<'_> {
                     _ => self.traits.edit_interval * 4,
                 };
                 self.mailbox.shown(turn, None, pause);
+                if matches!(error, SendError::Retry { .. }) {
+                    self.mailbox.put_back(turn, preview);
+                }
                 log::debug!(target: &self.log_target, "preview not shown: {error:?}");
             }
         }
@@ -368,5 +383,56 @@ fn result_of(error: SendError, attempted_before: bool) -> Delivered {
         SendError::Reject { cause } => Delivered::Reject { cause },
         SendError::Fatal { cause, remedy } => Delivered::Fatal { cause, remedy },
         SendError::Moved { chat } => Delivered::Moved { chat },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat() -> ChatRef {
+        ChatRef { adapter: "a".to_owned(), chat: "c".to_owned(), thread: None }
+    }
+
+    fn preview(text: &str) -> Preview {
+        Preview { text: text.to_owned(), ..Preview::default() }
+    }
+
+    /// What is to be shown now.
+    fn next(mailbox: &Mailbox) -> Option<Preview> {
+        match mailbox.next() {
+            Next::Preview { preview, .. } => Some(preview),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_preview_that_came_too_soon_is_shown_later_unless_there_is_something_newer() {
+        let mailbox = Mailbox::default();
+        mailbox.preview(1, &chat(), preview("one"));
+        let one = next(&mailbox).expect("due");
+        mailbox.put_back(1, &one);
+        assert_eq!(next(&mailbox), Some(preview("one")));
+        mailbox.preview(1, &chat(), preview("two"));
+        mailbox.put_back(1, &one);
+        assert_eq!(next(&mailbox), Some(preview("two")));
+        mailbox.deliver(7, Some(1));
+        mailbox.put_back(1, &one);
+        assert!(matches!(mailbox.next(), Next::Job(_)));
+        assert_eq!(next(&mailbox), None, "the reply is here");
+        mailbox.turn_ended(1);
+        mailbox.put_back(1, &one);
+        assert_eq!(next(&mailbox), None);
+    }
+
+    #[test]
+    fn ended_turns_are_forgotten() {
+        let mailbox = Mailbox::default();
+        for number in 0..1000 {
+            let turn = TurnId::from(number);
+            mailbox.preview(turn, &chat(), preview("x"));
+            mailbox.turn_ended(turn);
+        }
+        assert!(mailbox.lock().previews.len() <= limits::SENDER_QUEUE_MAX);
     }
 }

@@ -133,6 +133,9 @@ impl Control {
             Message::Overdue(thread) => self.overdue(&thread),
             Message::TurnThreadEnded { turn } => {
                 self.turns.remove(&turn);
+                for known in self.adapters.values() {
+                    known.mailbox.turn_ended(turn);
+                }
             }
             Message::Signal(signal) => self.signal(signal),
             Message::Reloaded(result) => self.reloaded(*result),

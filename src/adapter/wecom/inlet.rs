@@ -191,7 +191,8 @@ impl WecomInlet {
             connection.send_requests()?;
             download::fetch(&self.settings, link, &mut inbound, taken.files)?;
         }
-        let memos = vec![Callback { req: req_id.to_owned(), at_ms: now_ms }.memo(&inbound.chat.chat)];
+        let callback = Some(Callback { req: req_id.to_owned(), at_ms: now_ms }).filter(|_| !req_id.is_empty());
+        let memos = callback.map(|callback| callback.memo(&inbound.chat.chat)).into_iter().collect();
         let receipt = Receipt { id: self.unconfirmed.next_id(), cursor: None, memos };
         if !self.unconfirmed.insert(&inbound, &receipt, clock::now()) {
             log::warn!(target: &link.name, "message {}: too many wait to be stored; it is not tried again", inbound.message_id);

@@ -50,7 +50,7 @@ pub const PLATFORM: PlatformInfo = PlatformInfo {
             kind: KeyKind::Text,
             required: false,
             default: None,
-            help: "said to an allowed user who opens the chat for the first time in a day",
+            help: "said to an allowed user who opens the chat",
         },
     ],
     users_help: "the ids of members in WeCom's contacts, like zhangsan; the log names those who are not allowed",

@@ -164,14 +164,15 @@ impl WecomOutlet {
         if !stream.is_alive(clock::wall_ms()) {
             return Ok(Finished::Gone { maybe: again, cause: "the stream is too old".to_owned() });
         }
+        // What is repeated here replaces itself.
+        let text = if again { part.text.strip_prefix(MAY_BE_A_DUPLICATE).unwrap_or(part.text) } else { part.text };
+        let text = content(text)?;
         self.wait_turn(chat, first.then_some(Use::Message), deadline)?;
         if ours && !again {
             // Before the frame: after a crash it must be known whose message may stand there.
             self.note(chat, Known { stream: stream.clone(), ending: Some(part.key.to_owned()) })?;
         }
-        // What is repeated here replaces itself.
-        let text = if again { part.text.strip_prefix(MAY_BE_A_DUPLICATE).unwrap_or(part.text) } else { part.text };
-        let error = match self.frame(chat, stream, &plain(text), true, first, deadline) {
+        let error = match self.frame(chat, stream, &text, true, first, deadline) {
             Ok(Ack { code: 0, .. }) => return Ok(Finished::Done),
             // An ended stream takes nothing more, and nobody else has ended it: the lost acknowledgement was a good one.
             Ok(Ack { code: code::STREAM_EXPIRED, .. }) if again => return Ok(Finished::Done),
@@ -207,7 +208,7 @@ impl WecomOutlet {
     fn push(&mut self, chat: &str, text: &str, deadline: Deadline) -> Result<String, SendError> {
         self.wait_turn(chat, Some(Use::Message), deadline)?;
         let req_id = new_id("aibot_send_msg");
-        let frame = protocol::push(&req_id, chat, &plain(text));
+        let frame = protocol::push(&req_id, chat, &content(text)?);
         let ack =
             self.exchange(chat, Use::Message, "aibot_send_msg", &req_id, &frame, deadline).map_err(|error| error.send_error(false))?;
         if ack.code == 0 { Ok(req_id) } else { Err(classify("aibot_send_msg", &ack)) }
@@ -244,6 +245,13 @@ impl WecomOutlet {
             },
         }
     }
+}
+
+/// A text as it can be sent. Pure.
+fn content(text: &str) -> Result<String, SendError> {
+    let content = plain(text);
+    let blank = || SendError::Reject { cause: "there is nothing to be seen in the message".to_owned() };
+    if content.trim().is_empty() { Err(blank()) } else { Ok(content) }
 }
 
 /// What a refusal means for the message. Pure.

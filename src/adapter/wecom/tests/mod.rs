@@ -1,3 +1,4 @@
-//! Tests of the adapter's pure parts against the frames that WeCom documents.
+//! Tests of the adapter: frames as WeCom documents them, and what the outlet sends over a connection that is scripted.
 
 mod frames;
+mod sending;
