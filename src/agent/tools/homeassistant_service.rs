@@ -165,7 +165,10 @@ struct Caused {
 
 impl<'a> Answer<'a> {
     fn read(body: &'a [u8]) -> Result<Self, ToolOutcome> {
-        if let Ok(wrapped) = serde_json::from_slice::<Wrapped<'a>>(body) {
+        // A list would be taken for the fields in their order.
+        if body.trim_ascii_start().first() == Some(&b'{')
+            && let Ok(wrapped) = serde_json::from_slice::<Wrapped<'a>>(body)
+        {
             return Ok(Self { states: wrapped.changed_states, response: wrapped.service_response });
         }
         match serde_json::from_slice(body) {

@@ -67,7 +67,7 @@ impl Platform for HomeAssistant {
 }
 
 fn setup(home: &HomeAssistant) -> Setup {
-    configured(home, Gateway::setup().set(SECTION, "streaming", "false"))
+    configured(home, Gateway::setup().set(SECTION, "streaming", "false").set("session", "busy", "\"queue\""))
 }
 
 /// Tells of some entities, besides the chats. `more` are further keys of `watch`.
@@ -384,7 +384,7 @@ fn a_notify_service_gets_the_messages_instead() {
     let gateway = connected(setup(&home).set(SECTION, "notify", "\"notify.mobile_app_x\"").set(SECTION, "streaming", "true"));
     home.types("echo: to the **phone**");
     let call = poll::eventually(SOON, "the call", || home.calls("notify.mobile_app_x").pop());
-    assert_eq!((&call.data["message"], &call.data["title"]), (&json!("to the phone"), &json!("Hermes")));
+    assert_eq!((&call.data["message"], &call.data["title"]), (&json!("to the **phone**"), &json!("Hermes")));
     assert!(call.data["data"]["tag"].as_str().is_some_and(|tag| tag.starts_with("hermes-")), "{call:?}");
     gateway.wait_idle();
     assert!(home.texts().is_empty());

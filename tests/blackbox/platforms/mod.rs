@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 mod homeassistant;
+mod homeassistant_real;
 
 use crate::support::gateway::Setup;
 use crate::support::http::Server;
