@@ -6,10 +6,10 @@ use super::protocol::{AUTOMATION, Heard, NEWS_CHAT, NEWS_SENDER, Purpose, Sessio
 use super::watch::Watch;
 use super::wire::{Context, State, messages, states, time_us};
 use super::*;
+use crate::clock;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 const ANA: &str = "6c3f5fc8aa894a37ad46fc52d5ff95da";
 const TRIGGERED: &str = r#"{"id":2,"type":"event","event":{"variables":{"trigger":{"id":"0","idx":"0","alias":null,"platform":"state","entity_id":"input_text.chat","from_state":{"entity_id":"input_text.chat","state":"unknown","attributes":{"editable":false,"min":0,"max":100,"pattern":null,"mode":"text","friendly_name":"Chat"},"last_changed":"2026-11-21T09:43:59.438641+00:00","last_updated":"2026-11-21T09:43:59.438641+00:00","context":{"id":"01M7YQVG6E83QH6JP2ZK6E6FJN","parent_id":null,"user_id":null}},"to_state":{"entity_id":"input_text.chat","state":"hello","attributes":{"editable":false,"min":0,"max":100,"pattern":null,"mode":"text","friendly_name":"Chat"},"last_changed":"2026-11-21T09:46:55.420915+00:00","last_updated":"2026-11-21T09:46:55.420915+00:00","context":{"id":"01M7YR0W1WG0RXPZEPTMC7D4EC","parent_id":null,"user_id":"6c3f5fc8aa894a37ad46fc52d5ff95da"}},"for":null,"attribute":null,"description":"state of input_text.chat"}},"context":{"id":"01M7YR0W1WG0RXPZEPTMC7D4EC","parent_id":null,"user_id":"6c3f5fc8aa894a37ad46fc52d5ff95da"}}}"#;
@@ -42,8 +42,8 @@ fn samples_of_the_real_server_are_understood() {
     let names = BTreeMap::from([(ANA.to_owned(), "Ana".to_owned())]);
     let mut take = |frame: &'static str| session.take(&messages(frame).expect("JSON").remove(0));
     let Heard::Changed { from, to } = take(TRIGGERED) else { panic!("a trigger is a change") };
-    assert_eq!(from.and_then(|from| from.state).as_deref(), Some("unknown"));
-    let now = Observation::of(to).expect("a state");
+    assert_eq!(from.as_deref(), Some("unknown"));
+    let now = Observation::of(*to).expect("a state");
     let said = speaker(&names).typed(&now, 0);
     assert_eq!((said.text.as_str(), said.sender.as_str(), said.sender_name.as_str()), ("hello", ANA, "Ana"));
     assert_eq!(said.message_id, "01M7YR0W1WG0RXPZEPTMC7D4EC/input_text.chat/2026-11-21T09:46:55.420915+00:00");
@@ -153,9 +153,9 @@ fn what_is_typed_is_said_once() {
 fn changes_are_told_with_a_cooldown() {
     let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
     let kitchen = |value: &str, at: i64| observation("binary_sensor.kitchen", value, at, None);
-    let begun = Instant::now();
+    let begun = clock::now();
     let mut ledger = Ledger::default();
-    let mut changed = |ledger: &mut Ledger, value: &str, seen: Seen<'_>, at: u64| {
+    let changed = |ledger: &mut Ledger, value: &str, seen: Seen<'_>, at: u64| {
         ledger.changed(kitchen(value, i64::try_from(at).expect("small")), seen, false, minute, begun + Duration::from_secs(at))
     };
     let live = Seen::Changed { from: Some("off") };
@@ -186,7 +186,7 @@ fn a_home_of_thousands_is_remembered_within_bounds() {
     for number in 0..limits::HOMEASSISTANT_STATES_MAX + 500 {
         let long = "x".repeat(if number % 10 == 0 { 255 } else { 5 });
         let now = observation(&format!("sensor.some_device_of_the_house_{number}"), &long, 1, None);
-        assert!(ledger.changed(now, Seen::Found, false, Duration::ZERO, Instant::now()).is_none());
+        assert!(ledger.changed(now, Seen::Found, false, Duration::ZERO, clock::now()).is_none());
     }
     assert!(!ledger.said(&observation("input_text.chat", "old", 1, None), Seen::Found, false));
     let mut disk = BTreeMap::new();
@@ -345,7 +345,7 @@ proptest! {
         for text in [frame.as_str(), &TRIGGERED[..cut], &String::from_utf8_lossy(&broken)] {
             for message in messages(text).unwrap_or_default() {
                 if let Heard::Changed { to, .. } = session.take(&message) {
-                    let _ = Observation::of(to);
+                    let _ = Observation::of(*to);
                 }
             }
         }
@@ -367,7 +367,7 @@ proptest! {
     /// However often things change and whatever is lost between, what was said last is what is.
     #[test]
     fn the_last_state_is_told_in_the_end(values in proptest::collection::vec((0_u8..3, any::<bool>()), 1..40)) {
-        let (cooldown, begun) = (Duration::from_secs(30), Instant::now());
+        let (cooldown, begun) = (Duration::from_secs(30), clock::now());
         let mut ledger = Ledger::default();
         let mut said = "0".to_owned();
         ledger.changed(observation("sensor.a", "0", 0, None), Seen::Found, false, cooldown, begun);
