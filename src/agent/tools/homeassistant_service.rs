@@ -58,6 +58,7 @@ impl CallService {
         let (domain, name) = service.split_once('.').filter(|(domain, name)| is_word(domain) && is_word(name)).ok_or_else(wrong)?;
         let entities = entities(input)?;
         let mut data = data(input)?;
+        let wants_response = input.flag("return_response")?;
         if !allows(&context.config.homeassistant_domains, domain, name) {
             return Err(not_allowed(service, &context.config.homeassistant_domains));
         }
@@ -65,7 +66,6 @@ impl CallService {
         if !entities.is_empty() {
             data.insert("entity_id".to_owned(), json!(entities));
         }
-        let wants_response = input.flag("return_response")?;
         let path = format!("/api/services/{domain}/{name}{}", if wants_response { "?return_response" } else { "" });
         let own = self.0.own_calls.begin();
         let body = self.0.call(service, "POST", &path, Some(&Value::Object(data)), context)?;

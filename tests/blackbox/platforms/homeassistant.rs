@@ -548,6 +548,18 @@ fn the_model_cannot_talk_to_itself() {
 }
 
 #[test]
+fn a_tool_does_not_go_on_asking_with_a_token_that_is_refused() {
+    let (home, model) = (HomeAssistant::start(), Model::start());
+    let look = || Reply::Stream(vec![Step::Tool { name: "ha_get_state".to_owned(), input: json!({"entity_id": "light.kitchen"}) }]);
+    model.rule("look three times", [look(), look(), look(), model::text("I cannot see it")]);
+    let gateway = connected(setup(&home).model(&model, Protocol::Anthropic));
+    home.lock().refuse = true;
+    gateway.chat("look three times").expect(0).says("I cannot see it");
+    assert!(model.wait_request(4, "look three times").all().contains("does not accept the gateway's token"));
+    assert_eq!(home.calls("/api/states/light.kitchen").len(), 1, "asked once: Home Assistant bans whoever goes on");
+}
+
+#[test]
 fn without_a_home_assistant_there_are_no_such_tools() {
     let (home, model) = (HomeAssistant::start(), Model::start());
     model.rule("which tools", [model::text("these")]);
