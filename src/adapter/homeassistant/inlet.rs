@@ -228,10 +228,7 @@ impl Connection<'_> {
                 Heard::Done(Purpose::States, result) => self.found(result)?,
                 Heard::Done(purpose, _) => log::debug!(target: &self.link.name, "{purpose:?}: subscribed"),
                 Heard::Failed(purpose, failure) => self.failed(&purpose, &failure)?,
-                Heard::Changed { from, to } => {
-                    let from = from.and_then(|from| from.state);
-                    self.observe(to, Seen::Changed { from: from.as_deref() })?;
-                }
+                Heard::Changed { from, to } => self.observe(*to, Seen::Changed { from: from.as_deref() })?,
                 Heard::Said(kind, event) => self.fired(&kind, &event)?,
                 Heard::Pong => self.pong_due = None,
                 Heard::Nothing(what) => log::debug!(target: &self.link.name, "skipped {what}"),

@@ -43,7 +43,7 @@ impl HomeAssistantOutlet {
     }
 
     fn show(&self, id: &str, text: &str, deadline: Deadline) -> Result<(), SendError> {
-        self.call(CREATE, &notification(id, TITLE, text), true, deadline)
+        self.call(CREATE, &notification(id, TITLE, &plain::plain(text)), true, deadline)
     }
 
     fn cannot(&self, what: &str) -> SendError {

@@ -41,9 +41,10 @@ pub(super) enum Heard<'a> {
     /// A command was carried out.
     Done(Purpose, Option<&'a RawValue>),
     Failed(Purpose, Failure),
+    /// From which state, unless the entity is new.
     Changed {
-        from: Option<State>,
-        to: State,
+        from: Option<String>,
+        to: Box<State>,
     },
     Said(String, Box<Event>),
     Pong,
@@ -161,7 +162,7 @@ impl Session {
             Some(to) if from.as_ref().is_some_and(|from| from.state.is_some() && from.state == to.state) => {
                 Heard::Nothing("a change of an attribute")
             }
-            Some(to) => Heard::Changed { from, to },
+            Some(to) => Heard::Changed { from: from.and_then(|from| from.state), to: Box::new(to) },
         }
     }
 }

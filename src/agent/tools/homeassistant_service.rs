@@ -58,6 +58,7 @@ impl CallService {
         let (domain, name) = service.split_once('.').filter(|(domain, name)| is_word(domain) && is_word(name)).ok_or_else(wrong)?;
         let entities = entities(input)?;
         let mut data = data(input)?;
+        let wants_response = input.flag("return_response")?;
         if !allows(&context.config.homeassistant_domains, domain, name) {
             return Err(not_allowed(service, &context.config.homeassistant_domains));
         }
@@ -65,7 +66,6 @@ impl CallService {
         if !entities.is_empty() {
             data.insert("entity_id".to_owned(), json!(entities));
         }
-        let wants_response = input.flag("return_response")?;
         let path = format!("/api/services/{domain}/{name}{}", if wants_response { "?return_response" } else { "" });
         let own = self.0.own_calls.begin();
         let body = self.0.call(service, "POST", &path, Some(&Value::Object(data)), context)?;
@@ -165,7 +165,10 @@ struct Caused {
 
 impl<'a> Answer<'a> {
     fn read(body: &'a [u8]) -> Result<Self, ToolOutcome> {
-        if let Ok(wrapped) = serde_json::from_slice::<Wrapped<'a>>(body) {
+        // A list would be taken for the fields in their order.
+        if body.trim_ascii_start().first() == Some(&b'{')
+            && let Ok(wrapped) = serde_json::from_slice::<Wrapped<'a>>(body)
+        {
             return Ok(Self { states: wrapped.changed_states, response: wrapped.service_response });
         }
         match serde_json::from_slice(body) {

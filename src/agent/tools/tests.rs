@@ -142,6 +142,19 @@ fn bad_input_is_answered_by_naming_the_field() {
         ("http_fetch", json!({"url": "http://x", "method": "PUT"}), "method"),
         ("http_fetch", json!({"url": "http://x", "headers": ["a"]}), "headers"),
         ("http_fetch", json!({"url": "http://x", "headers": {"a": "b\r\nc: d"}}), "headers"),
+        ("ha_get_state", json!({}), "entity_id"),
+        ("ha_get_state", json!({"entity_id": "../config"}), "entity_id"),
+        ("ha_list_entities", json!({"domain": 7}), "domain"),
+        ("ha_list_entities", json!({"limit": 0}), "limit"),
+        ("ha_call_service", json!({}), "service"),
+        ("ha_call_service", json!({"service": "turn_on"}), "service"),
+        ("ha_call_service", json!({"service": "light/../x.y"}), "service"),
+        ("ha_call_service", json!({"service": "light.turn_on", "entity_id": "all"}), "entity_id"),
+        ("ha_call_service", json!({"service": "light.turn_on", "entity_id": ["light.a", 7]}), "entity_id"),
+        ("ha_call_service", json!({"service": "light.turn_on", "data": {"entity_id": {}}}), "entity_id"),
+        ("ha_call_service", json!({"service": "light.turn_on", "data": []}), "data"),
+        ("ha_call_service", json!({"service": "light.turn_on", "data": {"target": {"entity_id": "light.a"}}}), "target"),
+        ("ha_call_service", json!({"service": "light.turn_on", "return_response": 1}), "return_response"),
     ];
     for (tool, input, field) in cases {
         let outcome = lab.call(tool, input.clone());
@@ -152,6 +165,27 @@ fn bad_input_is_answered_by_naming_the_field() {
             assert!(lab.call(tool, input).is_error);
         }
     }
+}
+
+#[test]
+fn services_that_are_not_allowed_and_chats_are_refused_without_asking_anybody() {
+    let mut lab = Lab::new();
+    lab.config.homeassistant_domains = vec!["light".to_owned(), "input_text".to_owned()];
+    for (service, entity, data) in [
+        ("shell_command.backup", json!(null), json!({})),
+        ("lock.unlock", json!("lock.front"), json!({})),
+        ("input_text.set_value", json!("input_text.gate"), json!({})),
+        ("input_text.set_value", json!("light.a, input_text.gate"), json!({})),
+        ("input_text.set_value", json!(null), json!({"entity_id": ["input_text.gate"]})),
+        ("input_text.set_value", json!("input_text.other"), json!({"area_id": "hall"})),
+        ("input_text.reload", json!(null), json!({})),
+        ("light.turn_on", json!("input_text.gate"), json!({})),
+    ] {
+        let outcome = lab.call("ha_call_service", json!({"service": service, "entity_id": entity, "data": data}));
+        assert!(outcome.is_error && outcome.content.starts_with("refused: "), "{service} {entity} {data}: {outcome:?}");
+    }
+    let asked = lab.call("ha_call_service", json!({"service": "light.turn_on", "entity_id": "light.a"}));
+    assert!(asked.is_error && asked.content.contains("cannot be asked") && !asked.content.contains("secret-token"), "{asked:?}");
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl Platform for HomeAssistant {
 }
 
 fn setup(home: &HomeAssistant) -> Setup {
-    configured(home, Gateway::setup().set(SECTION, "streaming", "false"))
+    configured(home, Gateway::setup().set(SECTION, "streaming", "false").set("session", "busy", "\"queue\""))
 }
 
 /// Tells of some entities, besides the chats. `more` are further keys of `watch`.
@@ -384,7 +384,7 @@ fn a_notify_service_gets_the_messages_instead() {
     let gateway = connected(setup(&home).set(SECTION, "notify", "\"notify.mobile_app_x\"").set(SECTION, "streaming", "true"));
     home.types("echo: to the **phone**");
     let call = poll::eventually(SOON, "the call", || home.calls("notify.mobile_app_x").pop());
-    assert_eq!((&call.data["message"], &call.data["title"]), (&json!("to the phone"), &json!("Hermes")));
+    assert_eq!((&call.data["message"], &call.data["title"]), (&json!("to the **phone**"), &json!("Hermes")));
     assert!(call.data["data"]["tag"].as_str().is_some_and(|tag| tag.starts_with("hermes-")), "{call:?}");
     gateway.wait_idle();
     assert!(home.texts().is_empty());
@@ -545,6 +545,18 @@ fn the_model_cannot_talk_to_itself() {
     assert!(done.contains("echo of a scene"), "{done}");
     settled_with(&home, &model, &gateway);
     assert!(!home.texts().iter().any(|text| text == "answered the scene"), "{:?}", home.texts());
+}
+
+#[test]
+fn a_tool_does_not_go_on_asking_with_a_token_that_is_refused() {
+    let (home, model) = (HomeAssistant::start(), Model::start());
+    let look = || Reply::Stream(vec![Step::Tool { name: "ha_get_state".to_owned(), input: json!({"entity_id": "light.kitchen"}) }]);
+    model.rule("look three times", [look(), look(), look(), model::text("I cannot see it")]);
+    let gateway = connected(setup(&home).model(&model, Protocol::Anthropic));
+    home.lock().refuse = true;
+    gateway.chat("look three times").expect(0).says("I cannot see it");
+    assert!(model.wait_request(4, "look three times").all().contains("does not accept the gateway's token"));
+    assert_eq!(home.calls("/api/states/light.kitchen").len(), 1, "asked once: Home Assistant bans whoever goes on");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod feishu;
 mod homeassistant;
+mod homeassistant_real;
 mod qqbot;
 mod suite;
 mod telegram;
