@@ -32,6 +32,8 @@ pub const PLATFORM: PlatformInfo = PlatformInfo {
         key("due", "1h", "after which a thread that ignores its token counts as stuck"),
         key("times", "1000000", "how many generations of the threads misbehave; later ones are well"),
     ],
+    users_help: "anything",
+    login: false,
     build,
 };
 

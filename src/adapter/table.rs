@@ -22,6 +22,10 @@ pub struct KeyInfo {
 pub struct PlatformInfo {
     pub name: &'static str,
     pub keys: &'static [KeyInfo],
+    /// What the id of a user is on this platform, for `setup`: "numbers; the bot's log names those who are not allowed".
+    pub users_help: &'static str,
+    /// Its credential comes from `hermes-gateway login NAME`.
+    pub login: bool,
     /// Checks the values of the keys and builds the adapter. No I/O. The error is for the operator.
     pub build: fn(&AdapterConfig) -> Result<Box<dyn Adapter>, String>,
 }

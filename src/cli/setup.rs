@@ -4,6 +4,8 @@
 
 use super::output::{complain, print};
 use super::{Context, code};
+use crate::adapter::table::{self, PlatformInfo};
+use crate::config::keys::KeyKind;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use std::fmt::Write as _;
 use std::fs::{DirBuilder, OpenOptions};
@@ -17,10 +19,21 @@ struct Answers {
     kind: &'static str,
     model: String,
     base_url: Option<String>,
-    telegram: bool,
-    users: Vec<String>,
+    /// The name of the variable that holds the model's key.
+    key: Option<&'static str>,
+    platforms: Vec<Chosen>,
     /// For the file `env`: name and value.
-    secrets: Vec<(&'static str, String)>,
+    secrets: Vec<(String, String)>,
+}
+
+/// A platform, and what was answered about it.
+#[derive(Debug, PartialEq, Eq)]
+struct Chosen {
+    name: &'static str,
+    /// Lines of its section.
+    lines: Vec<String>,
+    users: Vec<String>,
+    login: bool,
 }
 
 /// Asks and gets answers: a terminal, or lines from a pipe.
@@ -99,11 +112,7 @@ pub(super) fn setup(context: &Context<'_>) -> u8 {
     print(&format!(
         "\nWritten: {shown}\n  check it:            hermes-gateway doctor\n  run it here:         hermes-gateway run\n  run it as a service: hermes-gateway service install\n"
     ));
-    if answers.telegram && answers.users.is_empty() {
-        print(
-            "\nNobody is allowed to speak on Telegram yet: write to the bot, find your id in the log, and put it into `allowed_users`.\n",
-        );
-    }
+    print(&what_is_left(&answers));
     code::OK
 }
 
@@ -138,17 +147,96 @@ fn dialogue(dialogue: &mut Dialogue<'_>) -> Result<Answers, Left> {
     if let Some(name) = key {
         let value = dialogue.secret("API key (not shown; empty if the server needs none)")?;
         if !value.is_empty() {
-            answers.secrets.push((name, value));
+            answers.key = Some(name);
+            answers.secrets.push((name.to_owned(), value));
         }
     }
-    let token = dialogue.secret("\nTelegram bot token, from @BotFather (not shown; empty leaves Telegram out)")?;
-    if !token.is_empty() {
-        answers.telegram = true;
-        answers.secrets.push(("TELEGRAM_BOT_TOKEN", token));
-        let users = dialogue.ask("Telegram user ids that may speak to it, separated by commas", "")?;
-        answers.users = users.split([',', ' ']).map(str::trim).filter(|user| !user.is_empty()).map(str::to_owned).collect();
+    for platform in choose(dialogue)? {
+        ask_about(dialogue, platform, &mut answers)?;
     }
     Ok(answers)
+}
+
+fn offered() -> impl Iterator<Item = &'static PlatformInfo> {
+    table::platforms().iter().filter(|platform| platform.name != "fault")
+}
+
+/// Which platforms? By number or name, several at once.
+fn choose(dialogue: &mut Dialogue<'_>) -> Result<Vec<&'static PlatformInfo>, Left> {
+    print("\nWhich platforms? Each has a page on how to get its credential: contrib/platforms.\n");
+    for (number, platform) in (1..).zip(offered()) {
+        print(&format!("  {number}  {}\n", platform.name));
+    }
+    loop {
+        let answer = dialogue.ask("numbers or names, separated by spaces; none for this terminal alone", "none")?;
+        let words: Vec<&str> = answer.split([' ', ',']).filter(|word| !word.is_empty() && *word != "none").collect();
+        let find = |word: &str| {
+            let by_number = word.parse::<usize>().ok().and_then(|number| offered().nth(number.checked_sub(1)?));
+            by_number.or_else(|| offered().find(|platform| platform.name.eq_ignore_ascii_case(word))).ok_or_else(|| word.to_owned())
+        };
+        match words.into_iter().map(find).collect::<Result<Vec<_>, _>>() {
+            Ok(mut found) => {
+                found.sort_by_key(|platform| platform.name);
+                found.dedup_by_key(|platform| platform.name);
+                return Ok(found);
+            }
+            Err(word) => print(&format!("`{word}` is none of them.\n")),
+        }
+    }
+}
+
+/// The keys that a platform needs, and who may speak there.
+fn ask_about(dialogue: &mut Dialogue<'_>, platform: &'static PlatformInfo, answers: &mut Answers) -> Result<(), Left> {
+    let mut chosen = Chosen { name: platform.name, lines: Vec::new(), users: Vec::new(), login: platform.login };
+    if !platform.login {
+        for key in platform.keys.iter().filter(|key| key.required || key.name == "url") {
+            let question = format!("{}: {}", platform.name, key.help);
+            if key.kind != KeyKind::Secret {
+                let answer = dialogue.ask(&question, key.default.unwrap_or_default())?;
+                if key.default != Some(&answer) {
+                    chosen.lines.push(format!("{} = {}", key.name, quoted(&answer)));
+                }
+                continue;
+            }
+            let value = dialogue.secret(&format!("{question} (not shown; empty leaves {} out)", platform.name))?;
+            if value.is_empty() {
+                return Ok(());
+            }
+            let variable = variable(platform.name, key.name);
+            chosen.lines.push(format!("{}_env = \"{variable}\"", key.name));
+            answers.secrets.push((variable, value));
+        }
+        let users =
+            dialogue.ask(&format!("{}: users that may speak to it ({}), separated by commas", platform.name, platform.users_help), "")?;
+        chosen.users = users.split([',', ' ']).map(str::trim).filter(|user| !user.is_empty()).map(str::to_owned).collect();
+    }
+    answers.platforms.push(chosen);
+    Ok(())
+}
+
+/// `FEISHU_APP_SECRET`; for Telegram the name that hands are used to.
+fn variable(platform: &str, key: &str) -> String {
+    match (platform, key) {
+        ("telegram", "token") => "TELEGRAM_BOT_TOKEN".to_owned(),
+        _ => format!("{platform}_{key}").to_ascii_uppercase(),
+    }
+}
+
+/// What the new configuration needs before anybody is answered.
+fn what_is_left(answers: &Answers) -> String {
+    let mut text = String::new();
+    for platform in &answers.platforms {
+        let name = platform.name;
+        if platform.login {
+            let _ = writeln!(text, "\n{name}: hermes-gateway login {name}        (shows a code to scan, and says what to add)");
+        } else if platform.users.is_empty() {
+            let _ = writeln!(
+                text,
+                "\nNobody is allowed to speak on {name} yet: write to the bot, find your id in the log, and put it into `allowed_users`."
+            );
+        }
+    }
+    text
 }
 
 /// A basic string of TOML; JSON's are a subset of them.
@@ -161,13 +249,13 @@ fn configuration(answers: &Answers) -> String {
     if let Some(base_url) = &answers.base_url {
         let _ = writeln!(text, "base_url = {}", quoted(base_url));
     }
-    if let Some((name, _)) = answers.secrets.iter().find(|(name, _)| name.ends_with("_API_KEY")) {
+    if let Some(name) = answers.key {
         let _ = writeln!(text, "api_key_env = \"{name}\"     # its value is in the file `env` beside this one");
     }
-    if answers.telegram {
-        let users: Vec<String> = answers.users.iter().map(|user| quoted(user)).collect();
-        let users = users.join(", ");
-        let _ = write!(text, "\n[adapters.telegram]\ntoken_env = \"TELEGRAM_BOT_TOKEN\"\nallowed_users = [{users}]\nadmins = [{users}]\n");
+    for platform in answers.platforms.iter().filter(|platform| !platform.login) {
+        let users = platform.users.iter().map(|user| quoted(user)).collect::<Vec<_>>().join(", ");
+        let lines = platform.lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let _ = write!(text, "\n[adapters.{}]\n{lines}allowed_users = [{users}]\nadmins = [{users}]\n", platform.name);
     }
     text
 }
@@ -215,7 +303,7 @@ mod tests {
         };
         check("3\n\n", "[provider]\nkind = \"offline\"\nmodel = \"offline\"\n");
         check(
-            "x\n\n\nsk-1\n1:abc\n77, 78\n",
+            "x\n\n\nsk-1\nnope\n1\n1:abc\n77, 78\n",
             "[provider]\nkind = \"anthropic\"\nmodel = \"claude-sonnet-4-6\"\napi_key_env = \"ANTHROPIC_API_KEY\"     # its value is in the file `env` beside this one\n\
              \n[adapters.telegram]\ntoken_env = \"TELEGRAM_BOT_TOKEN\"\nallowed_users = [\"77\", \"78\"]\nadmins = [\"77\", \"78\"]\n",
         );

@@ -45,8 +45,9 @@ impl Control {
         let ask = if self.hurry { Duration::ZERO } else { shutdown.ask };
         let busy: Vec<(String, String)> = waiting.iter().map(|handle| (handle.name.clone(), handle.activity().text)).collect();
         self.join_all(&mut waiting, Deadline::after(ask), started, "by itself", &mut fates);
-        // Cut: what is left of the children, then a last look at the threads.
+        // Cut: connections that were only asked, what is left of the children, then a last look at the threads.
         let cut = Deadline::after(shutdown.cut);
+        waiting.iter().for_each(|handle| handle.token.sever());
         let children = self.agent.children.end_all(cut);
         self.join_all(&mut waiting, cut, started, "cut", &mut fates);
         for handle in &waiting {

@@ -125,6 +125,13 @@ impl Stream {
         self.wire.attached = None;
     }
 
+    /// From now on a cancel asks `target` instead of shutting the socket down; `target` shuts it down when it is cut.
+    pub(super) fn attach_through(&mut self, target: impl FnOnce(Arc<Socket>) -> Arc<dyn Cut>) {
+        let target = target(Arc::clone(&self.wire.socket));
+        self.wire.attached = None;
+        self.wire.attached = Some(self.wire.token.attach(target));
+    }
+
     /// Puts the socket within the reach of `token`, which is asked from now on.
     pub(super) fn attach(&mut self, token: &CancelToken) {
         self.wire.attached = None;

@@ -10,6 +10,7 @@
 
 mod codec;
 mod error;
+mod goodbye;
 mod handshake;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use crate::limits;
 use crate::thread::{self, CancelToken};
 use codec::{CONTROL_BYTES_MAX, Frames, close_frame, is_about_waiting};
 use error::classify;
+use goodbye::Goodbye;
 use nix::poll::{PollFd, PollFlags};
 use std::collections::VecDeque;
 use std::os::fd::AsFd as _;
@@ -85,7 +87,7 @@ impl WsMessage {
 }
 
 /// An open connection. Dropping it closes the socket without a CLOSE frame, so that a platform which keeps sessions
-/// lets this one be resumed; [`WebSocket::close`] says goodbye.
+/// lets this one be resumed; [`WebSocket::close`] and [`WebSocket::goodbye_on_cancel`] say goodbye.
 pub struct WebSocket {
     frames: Frames,
     peer: String,
@@ -105,6 +107,7 @@ pub struct WebSocket {
     heard: Instant,
     /// When the message began of which only a part has arrived.
     partial_since: Option<Instant>,
+    goodbye: Option<Goodbye>,
     ended: bool,
 }
 
@@ -159,6 +162,7 @@ impl WebSocket {
             unsent: false,
             heard: clock::now(),
             partial_since: None,
+            goodbye: None,
             ended: false,
         })
     }
@@ -451,12 +455,15 @@ impl WebSocket {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::POLLIN, read);
         flags.set(PollFlags::POLLOUT, self.unsent || stream.has_unsent());
-        let mut descriptors = [PollFd::new(stream.as_fd(), flags), PollFd::new(self.waker.as_fd(), PollFlags::POLLIN)];
-        let descriptors = if heed_waker { &mut descriptors[..] } else { &mut descriptors[..1] };
+        let cancel = self.goodbye.as_ref().map_or_else(|| stream.as_fd(), Goodbye::as_fd);
+        let cancel_flags = if self.goodbye.is_some() { PollFlags::POLLIN } else { flags };
+        let mut descriptors =
+            [PollFd::new(stream.as_fd(), flags), PollFd::new(cancel, cancel_flags), PollFd::new(self.waker.as_fd(), PollFlags::POLLIN)];
+        let descriptors = if heed_waker { &mut descriptors[..] } else { &mut descriptors[..2] };
         let ready = poll(descriptors, until).map_err(|error| self.broken(error.to_string()));
         self.token.check()?;
         let ready = ready?;
-        if descriptors.get(1).is_some_and(|waker| waker.any().unwrap_or(false)) {
+        if descriptors.get(2).is_some_and(|waker| waker.any().unwrap_or(false)) {
             return Ok(Ready::Woken);
         }
         // A socket that always has something must not prolong a deadline.

@@ -137,8 +137,9 @@ impl Handle {
         self.entry.end().is_some()
     }
 
-    /// Notes in the registry that nobody waits for this thread any more.
+    /// Notes in the registry that nobody waits for this thread any more, and cuts what it holds open.
     pub fn abandon(&self) {
+        self.token.sever();
         self.entry.abandoned.store(true, Ordering::SeqCst);
     }
 }

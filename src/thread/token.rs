@@ -2,7 +2,8 @@
 //!
 //! A thread that is about to block attaches the socket or the process tree it will wait for; `cancel()` sets the
 //! flag and cuts everything attached, so the blocked call comes back at once. /stop, an interrupting message, a
-//! silent provider and the shutdown all use this one mechanism.
+//! silent provider and the shutdown all use this one mechanism. A connection that is to be closed in order is only
+//! asked at first; `sever()` cuts it when its thread does not come back.
 
 use crate::clock::Deadline;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -12,9 +13,15 @@ use std::time::Duration;
 
 /// Something a cancel must cut: a socket to shut down, a process tree to end.
 ///
-/// `cut` runs on the cancelling thread, usually control: it must return within microseconds and must not block.
+/// Both run on the cancelling thread, usually control: they must return within microseconds and must not block.
 pub trait Cut: Send + Sync {
     fn cut(&self);
+
+    /// What a cancel does. Something that frees the blocked call by other means than cutting may put it here; it is cut
+    /// by [`CancelToken::sever`] if it is still attached then.
+    fn ask(&self) {
+        self.cut();
+    }
 }
 
 /// The work of this token was cancelled.
@@ -96,23 +103,27 @@ impl CancelToken {
         if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
     }
 
-    /// Sets the flag and cuts everything attached. Idempotent; returns within microseconds.
+    /// Sets the flag and asks everything attached, which for most means to cut it. Idempotent; returns within microseconds.
     pub fn cancel(&self) {
         self.shared.cancel();
     }
 
-    /// Attaches something to be cut. If the token is cancelled already, it is cut at once.
+    /// After a cancel: cuts what is still attached. For threads that nobody waits for any more.
+    pub fn sever(&self) {
+        self.shared.cancel();
+        self.shared.sever();
+    }
+
+    /// Attaches something to be cut. If the token is cancelled already, it is asked at once.
     pub fn attach(&self, target: Arc<dyn Cut>) -> Attached {
         let mut state = self.shared.lock();
         let id = state.next_id;
         state.next_id += 1;
         let cancelled = state.open.is_none();
-        if !cancelled {
-            state.attached.push((id, Arc::clone(&target)));
-        }
+        state.attached.push((id, Arc::clone(&target)));
         drop(state);
         if cancelled {
-            target.cut();
+            target.ask();
         }
         Attached { shared: Arc::clone(&self.shared), id }
     }
@@ -142,16 +153,27 @@ impl Shared {
     fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         let mut state = self.lock();
-        drop(state.open.take());
-        let attached = std::mem::take(&mut state.attached);
-        let children = std::mem::take(&mut state.children);
+        if state.open.take().is_none() {
+            return;
+        }
+        let (attached, children) = state.reach();
         drop(state);
-        for (_, target) in attached {
-            target.cut();
-        }
-        for child in children.iter().filter_map(std::sync::Weak::upgrade) {
-            child.cancel();
-        }
+        attached.iter().for_each(|target| target.ask());
+        children.iter().for_each(|child| child.cancel());
+    }
+
+    fn sever(&self) {
+        let (attached, children) = self.lock().reach();
+        attached.iter().for_each(|target| target.cut());
+        children.iter().for_each(|child| child.sever());
+    }
+}
+
+impl State {
+    /// What is attached, and the children that still live.
+    fn reach(&self) -> (Vec<Arc<dyn Cut>>, Vec<Arc<Shared>>) {
+        let attached = self.attached.iter().map(|(_, target)| Arc::clone(target)).collect();
+        (attached, self.children.iter().filter_map(std::sync::Weak::upgrade).collect())
     }
 }
 
@@ -185,6 +207,36 @@ mod tests {
         let count = |counter: &Counter| counter.0.load(Ordering::SeqCst);
         assert_eq!((count(&kept), count(&dropped), count(&late)), (1, 0, 1));
         assert_eq!(token.check(), Err(Cancelled));
+    }
+
+    #[derive(Default)]
+    struct Polite {
+        asked: AtomicUsize,
+        cut: AtomicUsize,
+    }
+    impl Cut for Polite {
+        fn cut(&self) {
+            self.cut.fetch_add(1, Ordering::SeqCst);
+        }
+        fn ask(&self) {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn what_is_asked_first_is_cut_only_if_it_does_not_go() {
+        let token = CancelToken::new();
+        let child = token.child();
+        let (gone, stays) = (Arc::new(Polite::default()), Arc::new(Polite::default()));
+        let attached = child.attach(Arc::clone(&gone) as Arc<dyn Cut>);
+        let _stays = child.attach(Arc::clone(&stays) as Arc<dyn Cut>);
+        token.cancel();
+        token.cancel();
+        drop(attached);
+        let counts = |polite: &Polite| (polite.asked.load(Ordering::SeqCst), polite.cut.load(Ordering::SeqCst));
+        assert_eq!((counts(&gone), counts(&stays)), ((1, 0), (1, 0)));
+        token.sever();
+        assert_eq!((counts(&gone), counts(&stays)), ((1, 0), (1, 1)));
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub const PLATFORM: PlatformInfo = PlatformInfo {
         key("style", KeyKind::Text, Some("rich"), "\"rich\": posts and cards; \"text\": nothing but text"),
         key("working_mark", KeyKind::Text, Some(MARK), "reaction on the message that is being answered (Typing, OnIt, …), or \"off\""),
     ],
+    users_help: "open ids, like ou_84aad35d…; the log names those of strangers who write",
+    login: false,
     build,
 };
 

@@ -48,6 +48,8 @@ pub const PLATFORM: PlatformInfo = PlatformInfo {
             help: "how long Telegram holds a poll open, in seconds, 1 to 50",
         },
     ],
+    users_help: "numbers, like 77001",
+    login: false,
     build,
 };
 

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod ends;
+mod goodbyes;
 mod hostile;
 mod opening;
 mod sending;
