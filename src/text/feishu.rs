@@ -4,6 +4,7 @@
 //! columns in a code block. An image by its address would make the whole message invalid: it becomes a link. And `<at …>`
 //! calls people, which is nothing that a model's text may do. Pure; linear in the length of the text.
 
+use super::html::table::Table;
 use super::plain::plain;
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use std::ops::Range;
@@ -61,13 +62,13 @@ fn starts_tag(rest: &str, tag: &str) -> bool {
 fn edits(text: &str) -> Vec<(Range<usize>, String)> {
     let mut edits = Vec::new();
     let mut heading: Option<Heading> = None;
-    let mut table: Option<Table> = None;
+    let mut table: Option<Found> = None;
     let mut images: Vec<(Range<usize>, String, String)> = Vec::new();
     for (event, range) in Parser::new_ext(text, Options::ENABLE_TABLES).into_offset_iter() {
         match event {
             Event::Start(Tag::Heading { .. }) => heading = Some(Heading { whole: range, inner: None, bold: false }),
             Event::End(TagEnd::Heading(_)) => heading.take().into_iter().for_each(|heading| heading.end(text, &mut edits)),
-            Event::Start(Tag::Table(_)) => table = Some(Table { whole: range, rows: Vec::new() }),
+            Event::Start(Tag::Table(alignments)) => table = Some(Found { whole: range, table: Table { alignments, rows: Vec::new() } }),
             Event::End(TagEnd::Table) => edits.extend(table.take().map(|table| (table.whole.clone(), table.render(text)))),
             event => {
                 if let Some(heading) = &mut heading {
@@ -121,23 +122,23 @@ impl Heading {
     }
 }
 
-struct Table {
-    whole: Range<usize>,
-    rows: Vec<Vec<String>>,
-}
-
-/// A cell wider than a phone's screen is not worth the padding of all the others.
-const COLUMN_MAX: usize = 30;
 /// A larger table stays as it was written: padded it would be no table that anybody reads, but very long.
 const CELLS_MAX: usize = 2000;
 
-impl Table {
+/// A table, and where it stands.
+struct Found {
+    whole: Range<usize>,
+    table: Table,
+}
+
+impl Found {
     fn event(&mut self, event: &Event<'_>) {
+        let rows = &mut self.table.rows;
         match event {
-            Event::Start(Tag::TableHead | Tag::TableRow) => self.rows.push(Vec::new()),
-            Event::Start(Tag::TableCell) => self.rows.iter_mut().next_back().into_iter().for_each(|row| row.push(String::new())),
+            Event::Start(Tag::TableHead | Tag::TableRow) => rows.push(Vec::new()),
+            Event::Start(Tag::TableCell) => rows.iter_mut().next_back().into_iter().for_each(|row| row.push(String::new())),
             Event::Text(text) | Event::Code(text) | Event::InlineHtml(text) => {
-                let cell = self.rows.last_mut().and_then(|row| row.last_mut());
+                let cell = rows.last_mut().and_then(|row| row.last_mut());
                 cell.into_iter().for_each(|cell| cell.push_str(&text.replace('`', "'")));
             }
             _ => {}
@@ -145,33 +146,13 @@ impl Table {
     }
 
     fn render(&self, text: &str) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        if columns * self.rows.len() > CELLS_MAX {
-            return text[self.whole.clone()].to_owned();
+        let written = &text[self.whole.clone()];
+        let columns = self.table.rows.iter().map(Vec::len).max().unwrap_or(0);
+        if columns * self.table.rows.len() > CELLS_MAX {
+            return written.to_owned();
         }
-        let widest = |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns).map(|column| widest(column).min(COLUMN_MAX)).collect();
-        let mut lines = vec!["```".to_owned()];
-        for (number, row) in self.rows.iter().enumerate() {
-            let cells = widths.iter().enumerate().map(|(column, wide)| {
-                let cell = row.get(column).map_or("", String::as_str);
-                format!("{cell}{}", " ".repeat(wide.saturating_sub(width(cell))))
-            });
-            lines.push(cells.collect::<Vec<_>>().join(" | ").trim_end().to_owned());
-            if number == 0 {
-                lines.push(widths.iter().map(|wide| "-".repeat(*wide)).collect::<Vec<_>>().join("-|-"));
-            }
-        }
-        lines.push("```".to_owned());
-        let ends_line = text[self.whole.clone()].ends_with('\n');
-        lines.join("\n") + if ends_line { "\n" } else { "" }
+        format!("```\n{}\n```{}", self.table.render(), if written.ends_with('\n') { "\n" } else { "" })
     }
-}
-
-/// Columns of a fixed-width font, roughly: East Asian characters and emoji take two.
-fn width(text: &str) -> usize {
-    let wide = |character: char| matches!(u32::from(character), 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x20000..=0x3fffd);
-    text.chars().map(|character| if wide(character) { 2 } else { 1 }).sum()
 }
 
 #[cfg(test)]
@@ -197,7 +178,7 @@ mod tests {
     #[test]
     fn tables_become_columns() {
         let table = "Before\n\n| name | n |\n|---|---:|\n| `a` | 1 |\n| 中文 | 22 |\n\nAfter";
-        assert_eq!(feishu(table), "Before\n\n```\nname | n\n-----|---\na    | 1\n中文 | 22\n```\n\nAfter");
+        assert_eq!(feishu(table), "Before\n\n```\nname │  n\n─────┼───\na    │  1\n中文 │ 22\n```\n\nAfter");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::adapter::{AdapterError, Inlet, Link};
 use crate::clock::{self, Deadline};
 use crate::core::types::Receipt;
 use crate::limits;
-use crate::net::{NetOptions, WebSocket, WsError, WsEvent, WsLimits, WsMessage};
+use crate::net::{NetOptions, WebSocket, WsError, WsEvent, WsLimits, WsMessage, close_code};
 use crate::thread::{CancelToken, enter};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,9 @@ impl Inlet for FeishuInlet {
         let address = discover(&api, &self.settings, Deadline::after(limits::FEISHU_CALL))?;
         let deadline = Deadline::after(limits::FEISHU_CONNECT);
         let bounds = WsLimits { message_bytes_max: limits::FEISHU_FRAME_BYTES_MAX, ..WsLimits::default() };
-        let socket = WebSocket::connect(&address.url, &[], &link.net, &link.token, deadline, bounds).map_err(refused_handshake)?;
+        let mut socket = WebSocket::connect(&address.url, &[], &link.net, &link.token, deadline, bounds).map_err(refused_handshake)?;
+        // An event goes to one of the app's connections: one that only looks alive would take it.
+        socket.goodbye_on_cancel(close_code::NORMAL);
         let mut connection = Connection {
             inlet: self,
             api: &api,

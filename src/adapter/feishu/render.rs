@@ -3,6 +3,7 @@
 use crate::core::types::ChatRef;
 use crate::limits;
 use crate::text::feishu::{feishu, harmless};
+use crate::text::html::readable;
 use crate::text::split::{Unit, split};
 use serde_json::{Value, json};
 
@@ -29,17 +30,24 @@ pub(super) struct Place<'a> {
 /// → `msg_type` and `content`. Buttons are shown by cards alone; the text says the commands too.
 pub(super) fn render(form: Form, text: &str, buttons: &[(String, String)], place: Place<'_>) -> (&'static str, String) {
     match form {
-        Form::Text => ("text", json!({"text": harmless(text)}).to_string()),
+        Form::Text => ("text", json!({"text": bare(text)}).to_string()),
         Form::Post => {
             let post = json!({"zh_cn": {"content": [[{"tag": "md", "text": feishu(text)}]]}});
             ("post", post.to_string())
         }
         Form::Card => ("interactive", card(json!({"tag": "markdown", "content": feishu(text)}), buttons, place)),
         Form::PlainCard => {
-            let element = json!({"tag": "div", "text": {"tag": "plain_text", "content": harmless(text)}});
+            let element = json!({"tag": "div", "text": {"tag": "plain_text", "content": bare(text)}});
             ("interactive", card(element, buttons, place))
         }
     }
+}
+
+/// Without markup, which would be shown as it is. Padded tables can make that much longer.
+fn bare(text: &str) -> String {
+    let readable = readable(text);
+    let fits = !readable.trim().is_empty() && readable.len() <= limits::FEISHU_CONTENT_BYTES_MAX.max(2 * text.len());
+    harmless(if fits { &readable } else { text })
 }
 
 fn card(element: Value, buttons: &[(String, String)], place: Place<'_>) -> String {
@@ -93,7 +101,7 @@ mod tests {
 
     #[test]
     fn each_form_is_the_documented_one() {
-        assert_eq!(rendered(Form::Text, "**a** <at>", &[]), ("text", json!({"text": "**a** <\u{200b}at>"})));
+        assert_eq!(rendered(Form::Text, "**a** <at>", &[]), ("text", json!({"text": "a <\u{200b}at>"})));
         let post = json!({"zh_cn": {"content": [[{"tag": "md", "text": "**a**"}]]}});
         assert_eq!(rendered(Form::Post, "# a", &[]), ("post", post));
         let config = json!({"wide_screen_mode": true, "update_multi": true});

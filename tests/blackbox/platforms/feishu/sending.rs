@@ -66,7 +66,7 @@ fn a_slow_answer_is_streamed_into_one_card() {
     let shown: Vec<_> = state.shown(ANA_CHAT).collect();
     assert_eq!(shown.len(), 1, "{shown:?}");
     assert_eq!(shown[0].kind, "interactive");
-    assert!(shown[0].text().contains("```\na | b\n--|--\n1 | 2\n```"), "the reply stands in the preview's place: {}", shown[0].text());
+    assert!(shown[0].text().contains("```\na │ b\n──┼──\n1 │ 2\n```"), "the reply stands in the preview's place: {}", shown[0].text());
     let fastest = shown[0].edits.windows(2).map(|pair| pair[1] - pair[0]).min().expect("it was edited");
     assert!(fastest > Duration::from_millis(200), "edits keep to the platform's pace: {fastest:?}");
     assert!(state.journal.iter().all(|call| call.method != "put"));
@@ -225,8 +225,8 @@ fn what_the_platform_does_not_render_is_sent_as_text() {
     let feishu = Feishu::start();
     let gateway = setup(&feishu).set("adapters.feishu", "streaming", "false").start();
     feishu.says("echo: refuse-this-post **as it is**");
-    let shown = feishu.wait_text(ANA_CHAT, "**as it is**");
-    assert_eq!(shown.kind, "text");
+    let shown = feishu.wait_text(ANA_CHAT, "refuse-this-post as it is");
+    assert_eq!(shown.kind, "text", "and without the marks, which would be shown");
     feishu.says("echo: ![x](http://x.example/y.png) <at user_id=\"all\"></at>");
     let shown = feishu.wait_text(ANA_CHAT, "[x](http://x.example/y.png)");
     assert_eq!(shown.kind, "post", "images become links, and nobody is called");
@@ -243,9 +243,9 @@ fn a_card_that_is_refused_becomes_a_plain_one() {
     feishu.says("odd card");
     feishu.wait_text(ANA_CHAT, "Fine.");
     gate.open();
-    feishu.wait_text(ANA_CHAT, "refuse-this-card **now**");
+    feishu.wait_text(ANA_CHAT, "refuse-this-card now");
     gateway.wait_idle();
-    assert_eq!(feishu.texts(), ["Fine. refuse-this-card **now**"]);
+    assert_eq!(feishu.texts(), ["Fine. refuse-this-card now"]);
 }
 
 #[test]
