@@ -9,6 +9,8 @@ mod connect;
 mod content;
 mod download;
 pub mod frame;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod inlet;
 mod mark;
 mod outlet;

@@ -4,6 +4,8 @@
 //! `inlet` and `outlet` are the two threads' code around them, `api` the calls, `own` keeps the gateway from answering itself.
 
 mod api;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod inlet;
 mod ledger;
 mod outlet;

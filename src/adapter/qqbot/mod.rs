@@ -9,6 +9,8 @@ mod download;
 mod event;
 mod failure;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod inlet;
 mod links;
 mod outlet;

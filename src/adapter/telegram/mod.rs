@@ -6,6 +6,8 @@
 mod api;
 mod download;
 mod entities;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod inlet;
 mod ledger;
 mod outlet;
@@ -162,16 +164,5 @@ impl Adapter for Telegram {
 
     fn check(&self, net: &NetOptions, token: &CancelToken, deadline: Deadline) -> Result<Option<String>, AdapterError> {
         inlet::check(&self.settings, net, token, deadline).map(Some)
-    }
-}
-
-/// For fuzzing: understands whatever a poll may bring.
-#[cfg(fuzzing)]
-pub fn fuzz(bytes: &[u8]) {
-    let Ok(update) = serde_json::from_slice::<serde_json::Value>(bytes) else { return };
-    let me = protocol::Me { id: 123_456, username: "gate_bot".to_owned() };
-    let _ = protocol::update_id(&update);
-    if let protocol::Meaning::Message(taken) = protocol::understand(update, "telegram", &me, 1_000).meaning {
-        assert!(!taken.inbound.message_id.is_empty() && !taken.inbound.chat.chat.is_empty(), "{taken:?}");
     }
 }
