@@ -34,6 +34,14 @@ macro_rules! suite {
                 answers::killed_at_the_delivery::<P>();
             }
             #[test]
+            fn a58_a_burst_is_answered_in_order() {
+                answers::burst_in_order::<P>();
+            }
+            #[test]
+            fn a58_a61_killed_in_a_burst() {
+                answers::killed_in_a_burst::<P>();
+            }
+            #[test]
             fn a44_a_bad_credential_is_told_and_harms_nobody() {
                 answers::bad_credential::<P>();
             }

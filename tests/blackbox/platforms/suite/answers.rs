@@ -104,6 +104,45 @@ pub fn killed_at_the_delivery<P: Platform>() {
     }
 }
 
+const BURST: usize = 8;
+
+/// Says them all at once. → the answers that are expected
+fn burst<P: Platform>(world: &World<P>) -> Vec<String> {
+    let answers: Vec<String> = (0..BURST).map(|number| format!("answer number {number}")).collect();
+    for answer in &answers {
+        world.platform.says(&format!("echo: {answer}"));
+    }
+    answers
+}
+
+pub fn burst_in_order<P: Platform>() {
+    let world = World::<P>::start();
+    let answers = burst(&world);
+    world.wait_text(&answers[BURST - 1]);
+    world.gateway.wait_idle();
+    assert_eq!(world.platform.texts(), answers, "each once, in order");
+}
+
+/// Killed while some are answered, some accepted, and some on their way.
+pub fn killed_in_a_burst<P: Platform>() {
+    let mut world = World::<P>::start();
+    let answers = burst(&world);
+    world.wait_text(&answers[1]);
+    world.gateway.kill9();
+    world.gateway.start_again();
+    world.wait_connected();
+    if P::KEEPS {
+        answers.iter().for_each(|answer| world.wait_text(answer));
+    }
+    world.exchange("the end");
+    for answer in &answers {
+        world.assert_not_doubled(answer);
+    }
+    let at = |answer: &String| world.platform.texts().iter().position(|text| text.contains(answer));
+    let places: Vec<usize> = answers.iter().filter_map(at).collect();
+    assert!(places.is_sorted(), "in order: {:#?}", world.platform.texts());
+}
+
 /// For how long a platform that refuses is watched.
 const WATCH: Duration = Duration::from_secs(3);
 /// Requests and connections that one may make in that time to be told "no".
