@@ -141,6 +141,8 @@ pub struct State {
     pub pushed: HashMap<String, usize>,
     pub clients: Vec<Client>,
     pub connects: usize,
+    /// With which codes clients said goodbye.
+    pub goodbyes: Vec<u16>,
     pub journal: Vec<Call>,
     pub faults: Vec<(&'static str, Wrong, usize)>,
     /// By message and key: type, media type, content.
@@ -466,6 +468,7 @@ fn beginning() -> State {
         pushed: HashMap::new(),
         clients: Vec::new(),
         connects: 0,
+        goodbyes: Vec::new(),
         journal: Vec::new(),
         faults: Vec::new(),
         files: HashMap::new(),

@@ -55,6 +55,7 @@ pub fn serve(shared: &Shared, request: &Request, connection: &mut Connection) ->
             Frame::Ping(payload) => drop(sender.pong(&payload)),
             Frame::Pong(_) => {}
             Frame::Close(code, _) => {
+                shared.change(|state| state.goodbyes.push(code));
                 sender.close(code, "");
                 break;
             }

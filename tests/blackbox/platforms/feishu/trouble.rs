@@ -78,6 +78,15 @@ fn a_silent_connection_is_found_dead() {
 }
 
 #[test]
+fn a_gateway_that_stops_says_goodbye() {
+    let feishu = Feishu::start();
+    let mut gateway = offline(&feishu);
+    gateway.stop();
+    // An event would be given to the dead connection otherwise.
+    feishu.wait(SOON, "a goodbye", |state| (state.goodbyes == [1000]).then_some(()));
+}
+
+#[test]
 fn discovery_comes_before_each_connect() {
     let feishu = Feishu::start();
     let _gateway = offline(&feishu);
