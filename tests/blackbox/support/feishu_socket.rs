@@ -49,6 +49,9 @@ pub fn serve(shared: &Shared, request: &Request, connection: &mut Connection) ->
         state.clients.push(Client { number: state.connects, service, sender: sender.clone(), ready: false, pings: Vec::new() });
         state.connects
     });
+    if shared.change(|state| state.slams) {
+        sender.close(1013, "come back later");
+    }
     while let Some(frame) = socket.read() {
         match frame {
             Frame::Binary(bytes) => shared.change(|state| heard(state, number, &bytes)),

@@ -87,6 +87,17 @@ fn a_gateway_that_stops_says_goodbye() {
 }
 
 #[test]
+fn a_server_that_sends_everybody_away_is_asked_less_and_less() {
+    let feishu = Feishu::start();
+    feishu.change(|state| state.slams = true);
+    let gateway = setup(&feishu).start();
+    gateway.wait_status("the third attempt", |status| (status["adapters"][0]["attempt"].as_u64()? >= 3).then_some(()));
+    assert!(feishu.connects() <= 4, "{} connections", feishu.connects());
+    feishu.change(|state| state.slams = false);
+    gateway.wait_adapter("feishu", "connected");
+}
+
+#[test]
 fn discovery_comes_before_each_connect() {
     let feishu = Feishu::start();
     let _gateway = offline(&feishu);
