@@ -365,8 +365,10 @@ pub const FEISHU_PART_CHARS: usize = 8000;
 pub const FEISHU_GAP: Duration = Duration::from_millis(220);
 /// How long to be quiet after a refusal for too many requests that names no time.
 pub const FEISHU_QUIET: Duration = Duration::from_secs(3);
-/// Chats whose pace and working mark are kept in mind.
+/// Chats whose pace is kept in mind.
 pub const FEISHU_CHATS_MAX: usize = 1024;
+/// Working marks at once; they are remembered in one memo, with some 150 bytes each. Turns at once are far fewer.
+pub const FEISHU_MARKS_MAX: usize = 40;
 /// Edits of one text or post; Feishu takes 20, of which the last ones are kept for the reply.
 pub const FEISHU_EDITS_MAX: u32 = 15;
 /// Setting or removing the working mark; the reply is more urgent.

@@ -48,9 +48,9 @@ impl Inlet for FeishuInlet {
             ping_interval: address.ping_interval.unwrap_or(limits::FEISHU_PING_DEFAULT),
             slices: Assembler::default(),
             listening: clock::now(),
+            is_up: false,
         };
         connection.ping()?;
-        link.events.connected(if me.name.is_empty() { &me.open_id } else { &me.name });
         connection.receive()
     }
 }
@@ -117,6 +117,8 @@ struct Connection<'a> {
     slices: Assembler,
     /// Since when this thread has listened without doing anything else. What it did not listen to, it cannot miss.
     listening: Instant,
+    /// A frame has come in. Servers say nothing when a client is let in, but they answer its first ping.
+    is_up: bool,
 }
 
 impl Connection<'_> {
@@ -180,6 +182,9 @@ impl Connection<'_> {
     fn frame(&mut self, bytes: &[u8]) -> Result<(), AdapterError> {
         let arrived = clock::now();
         let frame = Frame::decode(bytes).map_err(|error| self.broken(format_args!("a frame of {} bytes: {error}", bytes.len())))?;
+        if !std::mem::replace(&mut self.is_up, true) {
+            self.link.events.connected(if self.me.name.is_empty() { &self.me.open_id } else { &self.me.name });
+        }
         match (frame.method, frame.header(frame::TYPE).unwrap_or_default()) {
             (frame::CONTROL, "pong") => self.pong(frame.payload.as_deref().unwrap_or_default()),
             (frame::DATA, "event") => self.slice(frame, arrived)?,

@@ -1,6 +1,7 @@
 //! The working mark: a reaction on the message that is being answered, because the platform has no typing sign.
 //!
-//! It does not go away by itself, so where it stands is remembered over the end of the process.
+//! It does not go away by itself. So all marks are remembered over the end of the process, in one memo, and those that an
+//! earlier process has left behind are removed with the next one that goes.
 
 use super::api::{Api, ApiError};
 use super::classes::Class;
@@ -12,47 +13,31 @@ use crate::clock::Deadline;
 use crate::core::types::{ChatRef, Memo};
 use crate::limits;
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
+const MEMO: &str = "marks";
+
+/// A message that is being answered, and the reaction on it, if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Mark {
-    /// The message that is being answered.
     message: String,
-    /// `None`: there is no reaction on it.
     reaction: Option<String>,
-    /// It should have gone, and could not be removed.
-    stale: bool,
 }
 
-impl Mark {
-    fn memo(&self, chat: &ChatRef) -> Option<Memo> {
-        let reaction = self.reaction.as_ref()?;
-        Some(Memo::new(key(chat), format!("{} {reaction}", self.message)))
-    }
-
-    fn read(value: &str) -> Option<Self> {
-        let (message, reaction) = value.split_once(' ')?;
-        let fine = is_message_id(message) && is_message_id(reaction);
-        fine.then(|| Self { message: message.to_owned(), reaction: Some(reaction.to_owned()), stale: false })
-    }
-}
-
-fn key(chat: &ChatRef) -> String {
-    format!("mark:{}", place(chat))
-}
-
-/// The marks of one adapter.
+/// The marks of one adapter, by chat or thread.
 pub(super) struct Marks {
     name: String,
     memos: Memos,
     /// The reaction's name; `None`: no marks are set.
     emoji: Option<String>,
-    shown: HashMap<String, Mark>,
+    shown: BTreeMap<String, Mark>,
+    /// Those that are to go: of an earlier process, or such that could not be removed. `None`: not looked up yet.
+    left: Option<Vec<(String, Mark)>>,
 }
 
 impl Marks {
     pub fn new(name: &str, memos: &Memos, emoji: Option<&str>) -> Self {
-        Self { name: name.to_owned(), memos: memos.clone(), emoji: emoji.map(str::to_owned), shown: HashMap::new() }
+        Self { name: name.to_owned(), memos: memos.clone(), emoji: emoji.map(str::to_owned), shown: BTreeMap::new(), left: None }
     }
 
     /// The message that is being answered in a chat.
@@ -63,29 +48,24 @@ impl Marks {
     /// Sets the mark on the last message of the chat, unless one is set.
     pub fn show(&mut self, api: &Api, chat: &ChatRef, deadline: Deadline) -> Result<(), SendError> {
         let place = place(chat);
-        match self.shown.get(&place) {
-            Some(mark) if mark.stale => self.clear(api, chat, deadline)?,
-            Some(_) => return Ok(()),
-            None => {
-                // The turn goes on after a restart, and the mark is where it was.
-                let known = if self.emoji.is_some() { self.recall(&key(chat)) } else { None };
-                if let Some(mark) = known.as_deref().and_then(Mark::read) {
-                    self.shown.insert(place, mark);
-                    return Ok(());
-                }
-            }
+        if self.shown.contains_key(&place) || self.shown.len() >= limits::FEISHU_MARKS_MAX {
+            return Ok(());
         }
         // What was not asked for by a message, a scheduled job, has nothing to stand on.
         let Some(last) = self.recall(&Last::key(chat)).as_deref().and_then(Last::read) else { return Ok(()) };
-        if self.shown.len() >= limits::FEISHU_CHATS_MAX {
+        let left = self.look_up();
+        if let Some(index) = left.iter().position(|(known, mark)| *known == place && mark.message == last.message) {
+            // The turn goes on after a restart, and the mark is where it was.
+            let (place, mark) = left.swap_remove(index);
+            self.shown.insert(place, mark);
             return Ok(());
         }
         let reaction = self.react(api, &last.message, deadline)?;
-        let mark = Mark { message: last.message, reaction, stale: false };
-        if let Some(memo) = mark.memo(chat) {
-            self.remember(memo);
+        let is_set = reaction.is_some();
+        self.shown.insert(place, Mark { message: last.message, reaction });
+        if is_set {
+            self.remember();
         }
-        self.shown.insert(place, mark);
         Ok(())
     }
 
@@ -99,20 +79,19 @@ impl Marks {
                 let made: Made = serde_json::from_value(answer["data"].clone()).unwrap_or_default();
                 Ok(made.reaction_id.filter(|id| is_message_id(id)))
             }
-            Err(error) => self.without(error),
+            Err(error) => self.without(&error),
         }
     }
 
     /// A mark that cannot be had is not worth more than one line.
-    fn without(&mut self, error: ApiError) -> Result<Option<String>, SendError> {
+    fn without(&mut self, error: &ApiError) -> Result<Option<String>, SendError> {
         match error.class() {
             Some(Class::Scope) => {
                 log::warn!(target: &self.name, "no working mark is shown from now on: {error}");
                 self.emoji = None;
                 Ok(None)
             }
-            // The message has been recalled, or cannot be reacted to.
-            Some(Class::Gone | Class::Permanent | Class::Target) => {
+            _ if is_settled(error) => {
                 log::debug!(target: &self.name, "{error}");
                 Ok(None)
             }
@@ -120,32 +99,47 @@ impl Marks {
         }
     }
 
-    /// Takes the mark away, if there is one.
+    /// Takes the mark of a chat away, and what earlier ones have left.
     pub fn clear(&mut self, api: &Api, chat: &ChatRef, deadline: Deadline) -> Result<(), SendError> {
         let place = place(chat);
-        let mark = match self.shown.remove(&place) {
-            Some(mark) => mark,
-            None if self.emoji.is_none() => return Ok(()),
-            None => match self.recall(&key(chat)).as_deref().and_then(Mark::read) {
-                Some(mark) => mark,
-                None => return Ok(()),
-            },
-        };
-        let Some(reaction) = &mark.reaction else { return Ok(()) };
-        let path = format!("/open-apis/im/v1/messages/{}/reactions/{reaction}", mark.message);
-        match api.call("working mark", "DELETE", &path, None, deadline.within(limits::FEISHU_MARK)) {
-            Ok(_) => {}
-            Err(error) if matches!(error.class(), Some(Class::Gone | Class::Permanent | Class::Target | Class::Scope)) => {
-                log::debug!(target: &self.name, "{error}");
-            }
-            Err(error) => {
-                // The next turn of this chat, in this process or another, removes it.
-                self.shown.insert(place, Mark { stale: true, ..mark });
-                return Err(error.for_message());
+        self.look_up();
+        if let Some(mark) = self.shown.remove(&place).filter(|mark| mark.reaction.is_some()) {
+            self.left.get_or_insert_default().push((place, mark));
+        }
+        self.tidy(api, deadline)
+    }
+
+    /// Removes the marks that are to go.
+    pub fn tidy(&mut self, api: &Api, deadline: Deadline) -> Result<(), SendError> {
+        let before = self.look_up().len();
+        let mut result = Ok(());
+        while let Some((_, Mark { message, reaction })) = self.left.as_ref().and_then(|left| left.last()) {
+            let path = format!("/open-apis/im/v1/messages/{message}/reactions/{}", reaction.as_deref().unwrap_or_default());
+            match api.call("working mark", "DELETE", &path, None, deadline.within(limits::FEISHU_MARK)) {
+                Err(error) if !is_settled(&error) => {
+                    result = Err(error.for_message());
+                    break;
+                }
+                answer => {
+                    if let Err(error) = answer {
+                        log::debug!(target: &self.name, "{error}");
+                    }
+                    self.left.iter_mut().for_each(|left| drop(left.pop()));
+                }
             }
         }
-        self.remember(Memo::forget(key(chat)));
-        Ok(())
+        if self.left.as_ref().is_some_and(|left| left.len() != before) {
+            self.remember();
+        }
+        result
+    }
+
+    /// What an earlier process, or generation of this thread, has left.
+    fn look_up(&mut self) -> &mut Vec<(String, Mark)> {
+        if self.left.is_none() {
+            self.left = Some(self.recall(MEMO).as_deref().map(read).unwrap_or_default());
+        }
+        self.left.get_or_insert_default()
     }
 
     fn recall(&self, key: &str) -> Option<String> {
@@ -155,9 +149,53 @@ impl Marks {
         })
     }
 
-    fn remember(&self, memo: Memo) {
+    fn remember(&self) {
+        let left = self.left.iter().flatten().map(|(place, mark)| (place, mark));
+        let text = write(left.chain(&self.shown));
+        let memo = if text.is_empty() { Memo::forget(MEMO) } else { Memo::new(MEMO, text) };
         if let Err(error) = self.memos.remember(vec![memo]) {
             log::debug!(target: &self.name, "the working mark may outlive a restart: {error}");
         }
+    }
+}
+
+/// Asking again would change nothing: the message has been recalled, the reaction is gone.
+fn is_settled(error: &ApiError) -> bool {
+    matches!(error.class(), Some(Class::Gone | Class::Permanent | Class::Target | Class::Scope))
+}
+
+/// One line a mark: message, reaction, place.
+fn write<'a>(marks: impl Iterator<Item = (&'a String, &'a Mark)>) -> String {
+    let lines = marks.filter_map(|(place, mark)| Some(format!("{} {} {place}", mark.message, mark.reaction.as_ref()?)));
+    lines.take(limits::FEISHU_MARKS_MAX).collect::<Vec<_>>().join("\n")
+}
+
+fn read(text: &str) -> Vec<(String, Mark)> {
+    let mark = |line: &str| {
+        let mut words = line.splitn(3, ' ');
+        let (message, reaction, place) = (words.next()?, words.next()?, words.next()?);
+        let fine = is_message_id(message) && is_message_id(reaction);
+        fine.then(|| (place.to_owned(), Mark { message: message.to_owned(), reaction: Some(reaction.to_owned()) }))
+    };
+    text.lines().filter_map(mark).take(limits::FEISHU_MARKS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_remembered_in_one_bounded_text() {
+        let mark = |number: usize| {
+            let long = "x".repeat(48);
+            (format!("oc_{long}/omt_{number}"), Mark { message: format!("om_{long}"), reaction: Some(format!("Z{number}")) })
+        };
+        let marks: BTreeMap<String, Mark> = (0..10).map(mark).collect();
+        assert_eq!(read(&write(marks.iter())), marks.clone().into_iter().collect::<Vec<_>>());
+        let many: BTreeMap<String, Mark> = (0..1000).map(mark).collect();
+        assert!(write(many.iter()).len() + MEMO.len() <= limits::MEMO_BYTES_MAX);
+        let none = ("p".to_owned(), Mark { message: "om_1".to_owned(), reaction: None });
+        assert_eq!(write([(&none.0, &none.1)].into_iter()), "");
+        assert!(read("").is_empty() && read("om_1\nom_1 \nom_1 ../x oc_1\n  \n").is_empty());
     }
 }

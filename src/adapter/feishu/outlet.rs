@@ -147,6 +147,13 @@ impl FeishuOutlet {
                 Err(error) => return Err(self.failed(&error, part.chat)),
             }
         }
+        // Perhaps it is not the content, but the message that is answered.
+        let simplest = forms.last().filter(|_| target != Target::Chat && refused.is_some());
+        if let Some(form) = simplest
+            && let Ok(answer) = self.create_once(part, &render(*form, part.text, part.buttons, place), &Target::Chat, deadline)
+        {
+            return made(&answer).map(|id| Sent::write(*form, &id));
+        }
         Err(refused.map_or_else(|| SendError::Reject { cause: "no form to send it in".to_owned() }, |error| error.for_message()))
     }
 

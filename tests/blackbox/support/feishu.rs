@@ -93,6 +93,8 @@ pub struct Event {
     pub id: String,
     pub payload: Vec<u8>,
     pub pushes: Vec<Instant>,
+    /// It is to be sent once more, acknowledged or not.
+    pub again: bool,
     /// The codes it was acknowledged with.
     pub acks: Vec<(Instant, i64)>,
 }
@@ -129,6 +131,8 @@ pub struct State {
     pub tickets: BTreeSet<String>,
     pub ping_interval: u64,
     pub answers_pings: bool,
+    /// Clients are let in and sent away at once.
+    pub slams: bool,
     /// What is pushed waits until [`Feishu::release`].
     pub hold_pushes: bool,
     pub slicing: Option<Slicing>,
@@ -141,6 +145,8 @@ pub struct State {
     pub pushed: HashMap<String, usize>,
     pub clients: Vec<Client>,
     pub connects: usize,
+    /// With which codes clients said goodbye.
+    pub goodbyes: Vec<u16>,
     pub journal: Vec<Call>,
     pub faults: Vec<(&'static str, Wrong, usize)>,
     /// By message and key: type, media type, content.
@@ -193,6 +199,7 @@ impl State {
         let Some(client) = self.clients.iter().rev().find(|client| client.ready) else { return };
         let event = &mut self.events[index];
         event.pushes.push(Instant::now());
+        event.again = false;
         let id = format!("t{number}");
         self.pushed.insert(id.clone(), index);
         for packet in feishu_socket::packets(&id, client.service, &event.payload, self.slicing.as_ref()) {
@@ -202,7 +209,7 @@ impl State {
 
     pub fn push_all(&mut self) {
         for index in 0..self.events.len() {
-            if !self.events[index].is_confirmed() {
+            if !self.events[index].is_confirmed() || self.events[index].again {
                 self.push(index);
             }
         }
@@ -326,7 +333,7 @@ impl Feishu {
     pub fn emit_raw(&self, payload: &[u8]) -> String {
         self.change(|state| {
             let id = format!("raw{}", state.next());
-            state.events.push(Event { id: id.clone(), payload: payload.to_vec(), pushes: Vec::new(), acks: Vec::new() });
+            state.events.push(Event { id: id.clone(), payload: payload.to_vec(), pushes: Vec::new(), again: false, acks: Vec::new() });
             state.push(state.events.len() - 1);
             id
         })
@@ -354,10 +361,11 @@ impl Feishu {
         });
     }
 
-    /// Pushes an event once more.
+    /// Pushes an event once more: now, or to the next client.
     pub fn push_again(&self, id: &str) {
         self.change(|state| {
             let index = state.events.iter().position(|event| event.id == id).expect("the event");
+            state.events[index].again = true;
             state.push(index);
         });
     }
@@ -441,7 +449,7 @@ fn emit(state: &mut State, event_type: &str, id: &str, body: &Value) {
     let header = json!({"event_id": event_id, "token": "", "create_time": TIME_MS.to_string(), "event_type": event_type,
         "tenant_key": "736588c9260f175e", "app_id": state.app_id});
     let payload = json!({"schema": "2.0", "header": header, "event": body}).to_string().into_bytes();
-    state.events.push(Event { id: id.to_owned(), payload, pushes: Vec::new(), acks: Vec::new() });
+    state.events.push(Event { id: id.to_owned(), payload, pushes: Vec::new(), again: false, acks: Vec::new() });
     state.push(state.events.len() - 1);
 }
 
@@ -457,6 +465,7 @@ fn beginning() -> State {
         tickets: BTreeSet::new(),
         ping_interval: 1,
         answers_pings: true,
+        slams: false,
         hold_pushes: false,
         slicing: None,
         messages: Vec::new(),
@@ -466,6 +475,7 @@ fn beginning() -> State {
         pushed: HashMap::new(),
         clients: Vec::new(),
         connects: 0,
+        goodbyes: Vec::new(),
         journal: Vec::new(),
         faults: Vec::new(),
         files: HashMap::new(),

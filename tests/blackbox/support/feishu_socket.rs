@@ -49,12 +49,16 @@ pub fn serve(shared: &Shared, request: &Request, connection: &mut Connection) ->
         state.clients.push(Client { number: state.connects, service, sender: sender.clone(), ready: false, pings: Vec::new() });
         state.connects
     });
+    if shared.change(|state| state.slams) {
+        sender.close(1013, "come back later");
+    }
     while let Some(frame) = socket.read() {
         match frame {
             Frame::Binary(bytes) => shared.change(|state| heard(state, number, &bytes)),
             Frame::Ping(payload) => drop(sender.pong(&payload)),
             Frame::Pong(_) => {}
             Frame::Close(code, _) => {
+                shared.change(|state| state.goodbyes.push(code));
                 sender.close(code, "");
                 break;
             }

@@ -165,7 +165,7 @@ fn the_working_mark_of_a_killed_process_is_removed() {
     let mut gateway = with_model(&feishu, &model);
     let id = feishu.says("killed");
     feishu.wait(SOON, "the mark", |state| (!state.message(&id)?.reactions.is_empty()).then_some(()));
-    // What was remembered of it is on disk when something else of that thread is.
+    // What is remembered of it is on disk once the same thread has done something else.
     gateway.cli(&["send", "--to", &format!("feishu:{ANA_CHAT}"), "sent meanwhile"]).expect(0);
     feishu.wait_text(ANA_CHAT, "sent meanwhile");
     gateway.kill9();
@@ -174,6 +174,43 @@ fn the_working_mark_of_a_killed_process_is_removed() {
     feishu.wait_text(ANA_CHAT, "answered after all");
     feishu.wait(SOON, "the mark is gone", |state| state.message(&id)?.reactions.is_empty().then_some(()));
     assert_eq!(feishu.lock().count(ANA_CHAT, "answered after all"), 1);
+}
+
+#[test]
+fn a_mark_that_could_not_be_removed_goes_with_the_next() {
+    let feishu = Feishu::start();
+    let mut gateway = offline(&feishu);
+    feishu.fail("unreact", Wrong::Http(Fault::BlackHole), 1);
+    let id = feishu.says("echo: answered, and killed");
+    feishu.wait_text(ANA_CHAT, "answered, and killed");
+    feishu.wait_call("unreact", 1);
+    gateway.kill9();
+    gateway.start_again();
+    let next = feishu.says("echo: the next");
+    feishu.wait_text(ANA_CHAT, "the next");
+    for id in [id, next] {
+        feishu.wait(SOON, "no mark", |state| state.message(&id)?.reactions.is_empty().then_some(()));
+    }
+    gateway.wait_idle();
+    assert_eq!(feishu.texts(), ["answered, and killed", "the next"]);
+}
+
+#[test]
+fn a_kill_between_sending_and_the_answer_sends_once() {
+    let feishu = Feishu::start();
+    let mut gateway = setup(&feishu).set("adapters.feishu", "streaming", "false").start();
+    feishu.fail("create", Wrong::Http(Fault::ApplyThenHold), 1);
+    feishu.says("echo: sent and not known");
+    feishu.wait_text(ANA_CHAT, "sent and not known");
+    gateway.kill9();
+    gateway.start_again();
+    feishu.wait_call("create", 2);
+    feishu.says("echo: barrier");
+    feishu.wait_text(ANA_CHAT, "barrier");
+    gateway.wait_idle();
+    assert_eq!(feishu.texts(), ["sent and not known", "barrier"]);
+    let keys: Vec<_> = feishu.calls("create").iter().take(2).map(|call| call.body["uuid"].clone()).collect();
+    assert_eq!(keys[0], keys[1]);
 }
 
 #[test]

@@ -78,6 +78,26 @@ fn a_silent_connection_is_found_dead() {
 }
 
 #[test]
+fn a_gateway_that_stops_says_goodbye() {
+    let feishu = Feishu::start();
+    let mut gateway = offline(&feishu);
+    gateway.stop();
+    // An event would be given to the dead connection otherwise.
+    feishu.wait(SOON, "a goodbye", |state| (state.goodbyes == [1000]).then_some(()));
+}
+
+#[test]
+fn a_server_that_sends_everybody_away_is_asked_less_and_less() {
+    let feishu = Feishu::start();
+    feishu.change(|state| state.slams = true);
+    let gateway = setup(&feishu).start();
+    gateway.wait_status("the third attempt", |status| (status["adapters"][0]["attempt"].as_u64()? >= 3).then_some(()));
+    assert!(feishu.connects() <= 4, "{} connections", feishu.connects());
+    feishu.change(|state| state.slams = false);
+    gateway.wait_adapter("feishu", "connected");
+}
+
+#[test]
 fn discovery_comes_before_each_connect() {
     let feishu = Feishu::start();
     let _gateway = offline(&feishu);
