@@ -85,7 +85,10 @@ impl Inlet for QqInlet {
         };
         let error = self.classify(end, opened, link);
         self.save(link);
-        Err(error)
+        Err(match error {
+            AdapterError::Fatal { cause, remedy } => AdapterError::Fatal { cause, remedy: format!("{remedy} ([adapters.{}])", link.name) },
+            error => error,
+        })
     }
 }
 

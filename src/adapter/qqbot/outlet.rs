@@ -226,7 +226,10 @@ impl QqOutlet {
                 return error;
             }
         }
-        error.for_outlet(counts)
+        match error.for_outlet(counts) {
+            SendError::Fatal { cause, remedy } => SendError::Fatal { cause, remedy: format!("{remedy} ([adapters.{}])", self.name) },
+            error => error,
+        }
     }
 }
 

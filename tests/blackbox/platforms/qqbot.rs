@@ -1,5 +1,6 @@
 //! QQ's own rules: the gateway's session, its close codes and heartbeats; in `sending`, that a bot may only reply.
 
+mod fake;
 mod sending;
 
 use super::{Platform, configured};

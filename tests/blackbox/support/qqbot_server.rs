@@ -100,7 +100,7 @@ fn token(state: &mut State, body: &Value) -> Answer {
 }
 
 fn only(body: &Value, known: &[&str]) {
-    for key in body.as_object().expect("an object").keys() {
+    for (key, _) in body.as_object().expect("an object").iter().filter(|(_, value)| !value.is_null()) {
         assert!(known.contains(&key.as_str()), "the documentation knows no {key}: {body}");
     }
 }

@@ -93,6 +93,8 @@ fn a_long_answer_takes_what_is_left_and_the_rest_follows() {
     gateway.kill9();
     gateway.start_again();
     gateway.wait_adapter("qqbot", "connected");
+    // Whose confirmation is lost.
+    qq.fail("/v2/groups", Fault::ApplyThenDrop, 1);
     qq.group_says("echo: go on");
     qq.wait("the new answer", |state| state.shown.iter().find(|shown| shown.text == "go on").map(|_| ()));
     gateway.wait_idle();
