@@ -19,6 +19,7 @@ pub mod sender;
 pub mod table;
 pub mod telegram;
 pub mod wecom;
+pub mod weixin;
 
 use crate::clock::Deadline;
 use crate::core::types::{ChatRef, Inbound, OutboundKind, Receipt};

@@ -17,3 +17,5 @@ pub mod telegram_methods;
 pub mod websocket;
 pub mod wecom;
 pub mod wecom_frames;
+pub mod weixin;
+pub mod weixin_calls;
