@@ -7,7 +7,6 @@ mod feishu;
 mod homeassistant;
 mod homeassistant_real;
 mod qqbot;
-mod qqbot;
 mod suite;
 mod telegram;
 pub mod together;
