@@ -281,6 +281,99 @@ pub const TELEGRAM_PACE_WAIT: Duration = Duration::from_secs(5);
 pub const TELEGRAM_CONFLICTS_MAX: u32 = 5;
 pub const TELEGRAM_CONFLICT_MEMORY: Duration = Duration::from_secs(600);
 
+// --- qqbot ---
+
+/// One call of QQ's API. Its documentation asks for 5 s at least, because a message may be sent although its answer is late.
+pub const QQBOT_CALL: Duration = Duration::from_secs(12);
+/// Opening the WebSocket.
+pub const QQBOT_CONNECT: Duration = Duration::from_secs(15);
+/// From the open WebSocket to "hello", and from there to being logged in.
+pub const QQBOT_LOGIN: Duration = Duration::from_secs(20);
+/// Sending a frame; a heartbeat has 20 bytes.
+pub const QQBOT_FRAME: Duration = Duration::from_secs(5);
+/// Fetching the files of one message. The connection waits for it, so it is short.
+pub const QQBOT_DOWNLOAD: Duration = Duration::from_secs(25);
+/// How long one message may take to be committed before the connection is given up, and the message asked for again.
+pub const QQBOT_RECEIPT: Duration = Duration::from_secs(20);
+/// Bounds for the heartbeat that the server asks for; QQ's is 41 to 45 s.
+pub const QQBOT_HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+pub const QQBOT_HEARTBEAT_MAX: Duration = Duration::from_secs(120);
+/// What may be heard nothing for: two of the longest heartbeats, and a download in between.
+pub const QQBOT_LIVENESS: Duration = Duration::from_secs(300);
+/// One event; the longest known are messages with ten attachments, a few KiB each.
+pub const QQBOT_EVENT_BYTES_MAX: usize = MIB;
+/// Characters of one message. Not documented; other clients cut here.
+pub const QQBOT_TEXT_CHARS_MAX: usize = 4000;
+/// Replies to one message (QQ docs, send: passive messages).
+pub const QQBOT_REPLIES_MAX: usize = 5;
+/// How long a message can be replied to: in private chats, and elsewhere.
+pub const QQBOT_REPLY_PRIVATE: Duration = Duration::from_secs(3600);
+pub const QQBOT_REPLY_GROUP: Duration = Duration::from_secs(300);
+/// A message that is nearly too old is no longer counted on.
+pub const QQBOT_REPLY_MARGIN: Duration = Duration::from_secs(5);
+/// Messages of one chat that are remembered to be replied to. More are not needed: a chat's messages are answered together.
+pub const QQBOT_REPLIABLE_MAX: usize = 12;
+/// The longest id of a message or chat that is taken; known ones have up to 80 characters.
+pub const QQBOT_ID_BYTES_MAX: usize = 200;
+/// Parts of replies that wait in one chat until they can be sent; more are dead letters.
+pub const QQBOT_WAITING_MAX: usize = 32;
+
+// --- feishu ---
+
+/// One call of Feishu's REST interface; they are answered within a second when all is well.
+pub const FEISHU_CALL: Duration = Duration::from_secs(12);
+/// Opening the long connection, the look-up of its address not included.
+pub const FEISHU_CONNECT: Duration = Duration::from_secs(20);
+/// A ping or an acknowledgement must be taken by the server within this.
+pub const FEISHU_WRITE: Duration = Duration::from_secs(10);
+/// How long the connection waits for a message to be committed before it tells Feishu to send it again. Feishu itself
+/// waits 3 s for the acknowledgement.
+pub const FEISHU_RECEIPT: Duration = Duration::from_secs(10);
+/// A connection limit that is reached, mostly by connections of the past, is tried again after this.
+pub const FEISHU_CONNECTIONS_WAIT: Duration = Duration::from_secs(60);
+/// Seconds between two pings before the server has said anything, and the bounds of what it may say.
+pub const FEISHU_PING_DEFAULT: Duration = Duration::from_secs(120);
+pub const FEISHU_PING_MIN: Duration = Duration::from_secs(1);
+pub const FEISHU_PING_MAX: Duration = Duration::from_secs(300);
+/// Beyond two intervals of silence: half an interval, but no more than this.
+pub const FEISHU_SILENCE_MARGIN: Duration = Duration::from_secs(10);
+/// One frame of the long connection. Events are cut into slices well below this.
+pub const FEISHU_FRAME_BYTES_MAX: usize = 4 * MIB;
+/// Headers of one frame; the known ones have six.
+pub const FEISHU_HEADERS_MAX: usize = 64;
+/// One event, all its slices together.
+pub const FEISHU_EVENT_BYTES_MAX: usize = 4 * MIB;
+/// Slices of one event.
+pub const FEISHU_SLICES_MAX: u64 = 1024;
+/// Events that are incomplete at the same time, and the bytes of all of them.
+pub const FEISHU_SETS_MAX: usize = 32;
+pub const FEISHU_SETS_BYTES_MAX: usize = 8 * MIB;
+/// After the last slice of an incomplete event. The official clients wait 5 to 10 s.
+pub const FEISHU_SLICES_WAIT: Duration = Duration::from_secs(10);
+/// Messages of which it is known in memory that they are committed, so that they are not downloaded again.
+pub const FEISHU_RECENT_MAX: usize = 256;
+/// Fetching the files of one message. Nothing else is received meanwhile, so it is short.
+pub const FEISHU_DOWNLOAD: Duration = Duration::from_secs(30);
+/// What is read of a received message's mentions and paragraphs.
+pub const FEISHU_MENTIONS_MAX: usize = 100;
+pub const FEISHU_NODES_MAX: usize = 5000;
+/// `content` of a post or a card, as bytes of JSON. Feishu takes 30 KB.
+pub const FEISHU_CONTENT_BYTES_MAX: usize = 28_000;
+/// Characters of Markdown in one message. Longer ones are folded in the clients, and half of it is a chapter already.
+pub const FEISHU_PART_CHARS: usize = 8000;
+/// Between two messages to one chat: Feishu takes five a second, from all bots together.
+pub const FEISHU_GAP: Duration = Duration::from_millis(220);
+/// How long to be quiet after a refusal for too many requests that names no time.
+pub const FEISHU_QUIET: Duration = Duration::from_secs(3);
+/// Chats whose pace is kept in mind.
+pub const FEISHU_CHATS_MAX: usize = 1024;
+/// Working marks at once; they are remembered in one memo, with some 150 bytes each. Turns at once are far fewer.
+pub const FEISHU_MARKS_MAX: usize = 40;
+/// Edits of one text or post; Feishu takes 20, of which the last ones are kept for the reply.
+pub const FEISHU_EDITS_MAX: u32 = 15;
+/// Setting or removing the working mark; the reply is more urgent.
+pub const FEISHU_MARK: Duration = Duration::from_secs(5);
+
 // --- weixin ---
 
 /// How long a poll is held open when the server says so: between these.
@@ -377,6 +470,42 @@ pub const WECOM_UNCONFIRMED_MAX: usize = 64;
 pub const WECOM_COMMIT: Duration = Duration::from_secs(20);
 /// And after this it is given up.
 pub const WECOM_COMMIT_MAX: Duration = Duration::from_secs(900);
+
+// --- home assistant ---
+
+/// From the connect to `auth_ok`. The server gives a client ten seconds to authenticate.
+pub const HOMEASSISTANT_OPEN: Duration = Duration::from_secs(20);
+/// Until everything is subscribed and the states are read: a list of thousands takes a small machine a few seconds.
+pub const HOMEASSISTANT_SETTLE: Duration = Duration::from_secs(30);
+/// How long the answer to a ping may take, as Home Assistant's own clients have it.
+pub const HOMEASSISTANT_PONG: Duration = Duration::from_secs(10);
+/// One call of the REST interface; a service that talks to a slow device holds its answer back for up to ten seconds.
+pub const HOMEASSISTANT_CALL: Duration = Duration::from_secs(15);
+/// How long a message may take to be committed before the connection is made anew and the message handed over again.
+pub const HOMEASSISTANT_RECEIPT: Duration = Duration::from_secs(20);
+/// Messages that were handed over and are not committed yet.
+pub const HOMEASSISTANT_UNCONFIRMED_MAX: usize = 256;
+/// How long a change under the gateway's own account waits to learn whether it was the gateway's own doing.
+pub const HOMEASSISTANT_OWN_WAIT: Duration = Duration::from_secs(10);
+/// Contexts of own service calls that are kept; each call changes a few states.
+pub const HOMEASSISTANT_CONTEXTS_MAX: usize = 512;
+/// Entities whose last state is remembered; large homes have one or two thousand.
+pub const HOMEASSISTANT_STATES_MAX: usize = 2000;
+/// Memos that hold them: 2000 entries of 60 bytes each fill half of [`MEMO_BYTES_MAX`].
+pub const HOMEASSISTANT_STATE_MEMOS: usize = 32;
+/// Entries of one list in `watch`.
+pub const HOMEASSISTANT_WATCH_MAX: usize = 500;
+/// Users whose names are known, from the states of persons.
+pub const HOMEASSISTANT_PERSONS_MAX: usize = 200;
+/// Characters of one notification. Home Assistant has no limit of its own; its panel is narrow.
+pub const HOMEASSISTANT_TEXT_CHARS_MAX: usize = 4096;
+/// One call of a tool, its answer included.
+pub const HOMEASSISTANT_TOOL: Duration = Duration::from_secs(30);
+/// Entities that `ha_list_entities` gives when the model names no number, and the most it can ask for.
+pub const HOMEASSISTANT_LISTED: usize = 100;
+pub const HOMEASSISTANT_LISTED_MAX: usize = 500;
+/// The answer of a service, or the attributes of an entity, as the model is shown them.
+pub const HOMEASSISTANT_SHOWN_BYTES_MAX: usize = 16 * KIB;
 
 // --- children ---
 

@@ -9,6 +9,10 @@
 mod idle;
 mod load;
 mod measure;
+mod peers;
+#[allow(unused_imports)] // Only the fakes behind one face, not the tests.
+#[path = "../../tests/blackbox/platforms/mod.rs"]
+mod platforms;
 mod stop;
 #[allow(dead_code)] // The tests use all of it.
 #[path = "../../tests/blackbox/support/mod.rs"]
@@ -20,13 +24,14 @@ use measure::Figure;
 type Group = (&'static str, fn() -> Vec<Figure>);
 
 /// In the order of the table.
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 7] = [
     ("size", idle::size),
     ("start", idle::start),
     ("idle", idle::idle),
     ("latency", load::latency),
     ("load", load::throughput),
     ("stop", stop::stop),
+    ("platforms", peers::platforms),
 ];
 
 fn main() {

@@ -8,10 +8,13 @@ pub mod bearer;
 pub mod cipher;
 #[cfg(debug_assertions)]
 pub mod fault;
+pub mod feishu;
 pub mod files;
+pub mod homeassistant;
 pub mod lenient;
 pub mod local;
 pub mod memos;
+pub mod qqbot;
 pub mod relay;
 pub mod rest;
 pub mod runner;
@@ -102,6 +105,12 @@ pub struct Part<'a> {
     pub buttons: &'a [(String, String)],
     /// The same in every attempt at this part.
     pub key: &'a str,
+}
+
+/// The key of a message's part, from the key of the message and the part's number from 0.
+#[must_use]
+pub fn part_key(message_key: &str, number: usize) -> String {
+    if number == 0 { message_key.to_owned() } else { format!("{message_key}-{number}") }
 }
 
 /// A tool call as it is shown while the reply is made.
@@ -203,6 +212,10 @@ pub trait Outlet: Send {
     /// Tells what the message is that the next `send` or `edit` is about, for platforms that show the difference.
     fn announce(&mut self, _kind: OutboundKind) {}
 
+    /// Tells which message the next `send` is a part of: the message's key, all its parts, and which of them it is. For
+    /// platforms that must know what else there is to say. The parts' own keys are those of [`part_key`].
+    fn within(&mut self, _key: &str, _parts: &[String], _number: usize) {}
+
     /// Delivers one part. → the platform's id of the message.
     ///
     /// # Errors
@@ -234,6 +247,15 @@ pub trait Outlet: Send {
     /// # Errors
     /// [`SendError`]; ignored but for the log.
     fn typing(&mut self, chat: &ChatRef, deadline: Deadline) -> Result<(), SendError>;
+
+    /// Takes back what [`Outlet::typing`] has shown, where it does not go away by itself: the work in this chat is done, and
+    /// its reply is out.
+    ///
+    /// # Errors
+    /// [`SendError`]; ignored but for the log.
+    fn quiet(&mut self, _chat: &ChatRef, _deadline: Deadline) -> Result<(), SendError> {
+        Ok(())
+    }
 
     /// Removes a message that was sent (a preview that has no reply). Best effort.
     ///

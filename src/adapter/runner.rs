@@ -39,8 +39,20 @@ pub fn receive(adapter: &dyn Adapter, link: &Link, was_connected: &dyn Fn() -> b
 
 /// 1 s, 2 s, 4 s … at most a minute, each shortened by up to a quarter, so that many gateways do not return at once.
 fn backoff(attempt: u32) -> Duration {
+    #[cfg(debug_assertions)]
+    if let Some(wait) = prescribed() {
+        return wait;
+    }
     let full_ms = (1000_u64 << attempt.saturating_sub(1).min(6)).min(60_000);
     Duration::from_millis(full_ms - fastrand::u64(0..=full_ms / 4))
+}
+
+/// For tests that need many connections in a short time: in debug builds `HERMES_GATEWAY_FAULT_BACKOFF` (`5ms`) stands in
+/// place of every wait that the platform did not prescribe. Release builds do not look at it.
+#[cfg(debug_assertions)]
+fn prescribed() -> Option<Duration> {
+    let text = std::env::var("HERMES_GATEWAY_FAULT_BACKOFF").ok()?;
+    crate::config::duration::parse(&text).inspect_err(|error| log::warn!("HERMES_GATEWAY_FAULT_BACKOFF: {error}")).ok()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Control puts work into the [`Mailbox`] and never waits. The thread commits "sending" before each attempt and
 //! "sent" after it, so that after a crash it is known which part may have been delivered.
 
-use super::{Outlet, Part, Preview, SendError, Traits};
+use super::{Outlet, Part, Preview, SendError, Traits, part_key};
 use crate::clock::{self, Deadline};
 use crate::core::event::Delivered;
 use crate::core::record::{Op, OutboxRow, OutboxState, Outcome};
@@ -43,6 +43,8 @@ struct Work {
     /// The one that the thread works on.
     current: Option<OutboxId>,
     typing: BTreeSet<ChatRef>,
+    /// Where the typing sign is to go.
+    quiet: BTreeSet<ChatRef>,
     previews: BTreeMap<TurnId, Streamed>,
 }
 
@@ -69,6 +71,7 @@ impl Default for Mailbox {
 enum Next {
     Job(Job),
     Typing(ChatRef),
+    Quiet(ChatRef),
     Preview { turn: TurnId, chat: ChatRef, previous: Option<String>, preview: Preview },
     Wait(Option<Instant>),
 }
@@ -79,7 +82,8 @@ impl Mailbox {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self) {
+    /// Makes the thread look for work.
+    pub fn wake(&self) {
         let _ = self.wake_sender.try_send(());
     }
 
@@ -98,6 +102,13 @@ impl Mailbox {
     pub fn typing(&self, chat: ChatRef) {
         self.lock().typing.insert(chat);
         self.wake();
+    }
+
+    /// The work in a chat is done. Does not wake the thread: the reply, which comes at the same time, goes first.
+    pub fn quiet(&self, chat: ChatRef) {
+        let mut work = self.lock();
+        work.typing.remove(&chat);
+        work.quiet.insert(chat);
     }
 
     /// The latest state of a turn's reply; replaces one that was not shown yet.
@@ -142,6 +153,9 @@ impl Mailbox {
         if let Some(job) = work.jobs.pop_front() {
             work.current = Some(job.outbox);
             return Next::Job(job);
+        }
+        if let Some(chat) = work.quiet.pop_first() {
+            return Next::Quiet(chat);
         }
         if let Some(chat) = work.typing.pop_first() {
             return Next::Typing(chat);
@@ -218,6 +232,11 @@ impl SendingThread<'_> {
                 Next::Job(job) => self.deliver(job),
                 Next::Typing(chat) => {
                     let _ = self.outlet.typing(&chat, Deadline::after(limits::TYPING));
+                }
+                Next::Quiet(chat) => {
+                    if let Err(error) = self.outlet.quiet(&chat, Deadline::after(limits::TYPING)) {
+                        log::debug!(target: &self.log_target, "the typing sign stays for now: {error:?}");
+                    }
                 }
                 Next::Preview { turn, chat, previous, preview } => self.preview(turn, &chat, previous.as_deref(), &preview),
                 Next::Wait(due) => self.wait(due),
@@ -300,6 +319,7 @@ impl SendingThread<'_> {
                 };
             }
             let replaces = if number == 0 { replaces.take() } else { None };
+            self.outlet.within(&row.key, &parts, number);
             let platform_id = match self.attempt(row, number, number == last, text, replaces, attempted_before) {
                 Ok(platform_id) => platform_id,
                 Err(result) => return Some(result),
@@ -329,7 +349,7 @@ impl SendingThread<'_> {
     ) -> Result<String, Delivered> {
         let deadline = Deadline::after(limits::SEND);
         self.outlet.announce(row.message.kind);
-        let key = if number == 0 { row.key.clone() } else { format!("{}-{number}", row.key) };
+        let key = part_key(&row.key, number);
         let reply_to = row.message.reply_to.as_deref().filter(|_| number == 0);
         let buttons = if last { row.message.buttons.as_slice() } else { &[] };
         let part = Part { chat: &row.message.chat, text, reply_to, buttons, key: &key };

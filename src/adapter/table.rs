@@ -2,7 +2,7 @@
 
 #[cfg(debug_assertions)]
 use super::fault;
-use super::{Adapter, telegram, wecom, weixin};
+use super::{Adapter, feishu, homeassistant, qqbot, telegram, wecom, weixin};
 use crate::config::AdapterConfig;
 use crate::config::keys::{KeyKind, Platform, PlatformKey, PlatformKeys};
 
@@ -32,8 +32,11 @@ pub struct PlatformInfo {
 
 static PLATFORMS: &[PlatformInfo] = &[
     telegram::PLATFORM,
+    feishu::PLATFORM,
+    qqbot::PLATFORM,
     weixin::PLATFORM,
     wecom::PLATFORM,
+    homeassistant::PLATFORM,
     #[cfg(debug_assertions)]
     fault::PLATFORM,
 ];

@@ -98,7 +98,13 @@ fn config(state_dir: &Path, workdir: PathBuf) -> Config {
         keep: Duration::ZERO,
         // Long enough for the commit behind the last reply.
         shutdown: ShutdownConfig { drain: Duration::from_secs(1), ..ShutdownConfig::default() },
-        tools: ToolsConfig { enabled: vec!["*".to_owned()], workdir, shell_timeout: Duration::from_secs(180), shell_env: Vec::new() },
+        tools: ToolsConfig {
+            enabled: vec!["*".to_owned()],
+            workdir,
+            shell_timeout: Duration::from_secs(180),
+            shell_env: Vec::new(),
+            homeassistant_domains: Vec::new(),
+        },
         adapters: Vec::new(),
         busy: Busy::Interrupt,
         approvals: true,

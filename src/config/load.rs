@@ -7,7 +7,7 @@ use super::keys::PlatformKeys;
 use super::places::Places;
 use super::reader::{Findings, Section, alternatives};
 use super::secret::{Sources, read_bounded};
-use super::{Busy, Config, ProviderConfig, ProviderKind, ShutdownConfig, ToolsConfig, duration, upkeep};
+use super::{Busy, Config, HOMEASSISTANT_DOMAINS, ProviderConfig, ProviderKind, ShutdownConfig, ToolsConfig, duration, upkeep};
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::de::DeTable;
@@ -246,10 +246,25 @@ fn tools(root: &Section<'_>, environment: &Environment) -> ToolsConfig {
         workdir: workdir.map_or_else(home, |(path, _)| path),
         shell_timeout: shell.duration("timeout", Duration::from_secs(180), SECOND..=DAY),
         shell_env: shell.list("env", false).unwrap_or_default(),
+        homeassistant_domains: homeassistant_domains(&tools),
     };
     shell.finish();
     tools.finish();
     config
+}
+
+/// `light`, or `scene.turn_on`.
+fn homeassistant_domains(tools: &Section<'_>) -> Vec<String> {
+    let section = tools.section("homeassistant");
+    let domains = section.list("domains", false);
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    let fine = |entry: &String| entry.split_once('.').map_or_else(|| word(entry), |(domain, service)| word(domain) && word(service));
+    if let Some(odd) = domains.iter().flatten().find(|entry| !fine(entry)) {
+        let at = section.value("domains").map(toml::Spanned::span);
+        section.error(format!("`{odd}` is neither a domain nor a service"), at, "expected e.g. \"light\" or \"scene.turn_on\"");
+    }
+    section.finish();
+    domains.unwrap_or_else(|| HOMEASSISTANT_DOMAINS.map(str::to_owned).to_vec())
 }
 
 fn approvals(root: &Section<'_>) -> (bool, Duration) {

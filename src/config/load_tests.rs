@@ -131,6 +131,18 @@ error: `timeout` is out of range
         ),
     );
     check_error(
+        &format!("{PROVIDER}[tools.homeassistant]\ndomains = [\"light\", \"Lock\"]\n"),
+        &format!(
+            "\
+error: `Lock` is neither a domain nor a service
+ --> {file}:4:11
+  |
+4 | domains = [\"light\", \"Lock\"]
+  |           ^^^^^^^^^^^^^^^^^ expected e.g. \"light\" or \"scene.turn_on\"
+"
+        ),
+    );
+    check_error(
         &format!("{PROVIDER}[adapters.telegram]\nallowed_users = [77001]\n"),
         &format!(
             "\

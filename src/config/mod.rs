@@ -128,7 +128,27 @@ pub struct ToolsConfig {
     pub shell_timeout: Duration,
     /// `[tools.shell] env`: names passed on to children besides the built-in allow-list.
     pub shell_env: Vec<String>,
+    /// `[tools.homeassistant] domains`: domains (`light`) and services (`scene.turn_on`) that the agent may call;
+    /// default [`HOMEASSISTANT_DOMAINS`].
+    pub homeassistant_domains: Vec<String>,
 }
+
+/// What is comfort and can be undone. Nothing that opens a way into the house (locks, covers with their garage doors,
+/// alarm panels), and nothing that runs code or changes the system (`shell_command`, `python_script`, `rest_command`,
+/// `hassio`, `homeassistant`, scripts and automations). Of scenes only `turn_on`: `scene.apply` can set any entity.
+pub const HOMEASSISTANT_DOMAINS: [&str; 11] = [
+    "light",
+    "switch",
+    "fan",
+    "climate",
+    "humidifier",
+    "media_player",
+    "input_boolean",
+    "input_number",
+    "input_select",
+    "scene.turn_on",
+    "weather.get_forecasts",
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryConfig {

@@ -25,6 +25,7 @@ pub fn show(config: &Config) -> String {
     let tools = &config.tools;
     let _ = writeln!(out, "[tools]\nenabled = {}\nworkdir = {}\n", list(&tools.enabled), string(&tools.workdir.display().to_string()));
     let _ = writeln!(out, "[tools.shell]\ntimeout = \"{}\"\nenv = {}\n", duration(tools.shell_timeout), list(&tools.shell_env));
+    let _ = writeln!(out, "[tools.homeassistant]\ndomains = {}\n", list(&tools.homeassistant_domains));
     let busy = match config.busy {
         Busy::Interrupt => "interrupt",
         Busy::Queue => "queue",

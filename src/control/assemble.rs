@@ -7,7 +7,7 @@ use super::memory::Monitor;
 use super::{Attached, Control, signals};
 use crate::adapter::local;
 use crate::adapter::sender::Mailbox;
-use crate::adapter::{Adapter, table};
+use crate::adapter::{Adapter, homeassistant, table};
 use crate::agent::tools;
 use crate::agent::turn::Agent;
 use crate::clock::Deadline;
@@ -236,7 +236,7 @@ impl Parts {
 pub(super) fn agent(config: &Config, chain: provider::Chain, net: &NetOptions, children: Children, protected: Vec<PathBuf>) -> Agent {
     Agent {
         chain,
-        tools: tools::table(&config.tools.enabled),
+        tools: tools::table(&config.tools.enabled, home_assistant(config)),
         tools_config: config.tools.clone(),
         net: net.clone(),
         children,
@@ -245,6 +245,30 @@ pub(super) fn agent(config: &Config, chain: provider::Chain, net: &NetOptions, c
         approval_wait: config.approval_timeout,
         turn_limit: config.providers.first().map_or(Duration::from_secs(1800), |provider| provider.turn),
         system_prompt: config.system_prompt.clone(),
+    }
+}
+
+/// For the tools of Home Assistant: the first one that the configuration names.
+fn home_assistant(config: &Config) -> Option<tools::HomeAssistant> {
+    let entry = config.adapters.iter().find(|entry| entry.enabled && entry.platform == homeassistant::NAME)?;
+    let (url, token, chats) = homeassistant::access(entry)?;
+    Some(tools::HomeAssistant::new(url, token, chats, Box::new(OwnCalls)))
+}
+
+/// The tools tell the adapters of the calls they make; neither knows the other.
+struct OwnCalls;
+
+impl tools::OwnCalls for OwnCalls {
+    fn begin(&self) -> Box<dyn tools::OwnCall> {
+        Box::new(OwnCall(homeassistant::OWN_CALLS.begin()))
+    }
+}
+
+struct OwnCall(homeassistant::UnderWay);
+
+impl tools::OwnCall for OwnCall {
+    fn changed(&self, contexts: &[String]) {
+        self.0.changed(contexts.iter().map(String::as_str));
     }
 }
 

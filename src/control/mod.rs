@@ -150,8 +150,16 @@ impl Control {
 
     fn feed(&mut self, event: Event) {
         let now = Now { mono_ms: clock::mono_ms(), wall_ms: clock::wall_ms() };
+        let mut quieted = Vec::new();
         for effect in self.core.handle(event, now) {
+            if let Effect::Quiet { chat } = &effect {
+                quieted.push(chat.adapter.clone());
+            }
             self.execute(effect);
+        }
+        // Only now: the reply, which is handed over after it, goes out first.
+        for known in quieted.iter().filter_map(|name| self.adapters.get(name)) {
+            known.mailbox.wake();
         }
     }
 
@@ -190,6 +198,11 @@ impl Control {
             Effect::Typing { chat } => {
                 if let Some(known) = self.adapters.get(&chat.adapter) {
                     known.mailbox.typing(chat);
+                }
+            }
+            Effect::Quiet { chat } => {
+                if let Some(known) = self.adapters.get(&chat.adapter) {
+                    known.mailbox.quiet(chat);
                 }
             }
             Effect::Respond { request, result } => self.board.respond(request, result),

@@ -223,10 +223,12 @@ impl Core {
     fn adapter_failed(&mut self, name: &AdapterName, cause: &str, remedy: &str) {
         let now_ms = self.now.mono_ms;
         let Some(adapter) = self.adapters.get_mut(name) else { return };
-        if !adapter.turn(Turn::Fails, Some(cause.to_owned()), now_ms) {
+        // Whoever looks at the status later than at the log is to know what to do, too.
+        let told = format!("{cause}. {remedy}");
+        if !adapter.turn(Turn::Fails, Some(told.clone()), now_ms) {
             return;
         }
-        self.log(Level::Error, name, format!("{cause}. {remedy}"));
+        self.log(Level::Error, name, told);
     }
 
     fn adapter_ended(&mut self, name: &AdapterName, cause: &str) {

@@ -252,6 +252,10 @@ pub enum Effect {
     Typing {
         chat: ChatRef,
     },
+    /// The work in this chat is done; its typing sign goes once the reply is out.
+    Quiet {
+        chat: ChatRef,
+    },
     Respond {
         request: RequestId,
         result: Result<String, String>,

@@ -276,6 +276,10 @@ impl Core {
             }
         }
         if let Some(known) = self.turns.remove(&turn) {
+            if self.rules.adapters.get(&known.chat.adapter).is_some_and(|rules| rules.typing_interval_ms > 0) {
+                // Before the sign of whatever comes next in this chat.
+                self.effects.push(Effect::Quiet { chat: known.chat.clone() });
+            }
             self.release(&known.session, turn);
         }
     }

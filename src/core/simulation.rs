@@ -297,6 +297,8 @@ struct World {
     cancelled: HashSet<TurnId>,
     steers: Vec<(TurnId, InboxId)>,
     sending: Vec<OutboxId>,
+    /// Chats in which somebody seems to be typing.
+    signs: HashSet<ChatRef>,
     stop_due_ms: Option<u64>,
     left: bool,
     crashes: u32,
@@ -343,6 +345,7 @@ impl World {
             cancelled: HashSet::new(),
             steers: Vec::new(),
             sending: Vec::new(),
+            signs: HashSet::new(),
             stop_due_ms: None,
             left: false,
             crashes: 0,
@@ -378,6 +381,7 @@ impl World {
         self.cancelled.clear();
         self.steers.clear();
         self.sending.clear();
+        self.signs.clear();
         (self.stop_due_ms, self.left, self.generation) = (None, false, 0);
         self.now.mono_ms = 1;
         self.core = Core::new(rules(self.busy));
@@ -428,6 +432,8 @@ impl World {
                 assert!(self.disk.outbox.contains_key(&outbox), "delivered before it was committed");
                 self.sending.push(outbox);
             }
+            Effect::Typing { chat } => drop(self.signs.insert(chat)),
+            Effect::Quiet { chat } => drop(self.signs.remove(&chat)),
             Effect::Leave { .. } => {
                 assert!(stopping, "left without being asked");
                 self.left = true;
@@ -527,7 +533,12 @@ impl World {
             1 => Delivered::Retry { cause, after_ms: Some(3000) },
             2 => Delivered::Ambiguous { cause, repeated: self.random.bool() },
             3 => Delivered::Untried,
-            4 => Delivered::Moved { chat: "c0".into() },
+            4 => {
+                // Nothing is shown any more in a chat that is not there.
+                let moved = self.disk.outbox.get(&outbox).map(|(message, _)| message.chat.chat.clone());
+                self.signs.retain(|chat| moved.as_ref() != Some(&chat.chat));
+                Delivered::Moved { chat: "c0".into() }
+            }
             _ => {
                 let _ = self.disk.mark(outbox, OutboxState::Sent);
                 Delivered::Sent
@@ -648,6 +659,7 @@ impl World {
     fn check_all_answered(&self) {
         let running = self.disk.turns.values().filter(|row| row.state == TurnState::Running).count();
         assert_eq!(running, 0, "turns left running on disk");
+        assert!(self.signs.is_empty(), "typing without an end: {:?}", self.signs);
         for row in self.disk.inbox.values().filter(|row| row.turn.is_some()) {
             let turn = row.turn.and_then(|turn| self.disk.turns.get(&turn));
             assert!(turn.is_some_and(|turn| turn.state != TurnState::Running), "message without an end: {row:?}");

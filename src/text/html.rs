@@ -4,7 +4,7 @@
 //! escaped. Telegram knows no headings, lists, tables or rules: they become bold lines, bullets, `<pre>` and a line.
 //! Pure; linear in the length of the text.
 
-mod table;
+pub(super) mod table;
 
 use super::plain::is_unwanted;
 use pulldown_cmark::{CodeBlockKind, Event, LinkType, Options, Parser, Tag, TagEnd};

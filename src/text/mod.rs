@@ -2,6 +2,7 @@
 //!
 //! Pure functions, linear in the length of the text: no clock, no file, no thread. One file a dialect.
 
+pub mod feishu;
 pub mod html;
 pub mod plain;
 pub mod split;

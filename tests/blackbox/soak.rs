@@ -3,25 +3,13 @@
 //! Shortened here; `scripts/soak` runs them in full length (`SOAK_TURNS`, `SOAK_RECONNECTS`).
 
 use crate::support::gateway::{Gateway, quoted};
+use crate::support::growth::{flat, length};
 use crate::support::http::Fault;
 use crate::support::model::{self, Model, Protocol, Reply};
 use crate::support::poll::{self, SOON};
-use crate::support::process::{Footprint, descriptors};
+use crate::support::process::descriptors;
 use crate::support::telegram::{ANA, Telegram};
 use std::time::Instant;
-
-fn length(variable: &str, short: usize) -> usize {
-    std::env::var(variable).ok().map_or(short, |value| value.parse().unwrap_or_else(|error| panic!("{variable}={value}: {error}")))
-}
-
-/// Compares with what was used when it was warm, and says how it went in a long run.
-fn flat(gateway: &Gateway, before: Footprint, what: &str, begun: Instant) {
-    let after = gateway.footprint();
-    eprintln!("{what} in {:.0} s: {before:?} -> {after:?}", begun.elapsed().as_secs_f64());
-    assert!(after.descriptors <= before.descriptors + 3, "{what}: {before:?} {after:?}: {:#?}", descriptors(gateway.pid()));
-    assert!(after.threads <= before.threads + 2, "{what}: {before:?} {after:?}");
-    assert!(after.rss_kib <= before.rss_kib + 6 * 1024, "{what}: {before:?} {after:?}");
-}
 
 #[test]
 fn a54_a55_descriptors_threads_and_memory_stay_flat_over_turns() {

@@ -6,6 +6,8 @@
 mod api;
 mod download;
 mod entities;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod inlet;
 mod ledger;
 mod outlet;

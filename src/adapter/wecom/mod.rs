@@ -6,6 +6,8 @@
 
 mod download;
 mod flights;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod inlet;
 mod outlet;
 mod pace;

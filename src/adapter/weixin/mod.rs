@@ -6,6 +6,8 @@
 pub mod account;
 mod api;
 mod download;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod inlet;
 pub mod login;
 mod outlet;

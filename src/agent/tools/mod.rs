@@ -4,6 +4,8 @@
 //! model gives it: a missing or wrong field is an answer that names the field. Approval is not asked here, see `policy`.
 
 mod edit_file;
+mod homeassistant;
+mod homeassistant_service;
 mod html;
 mod http_fetch;
 mod paths;
@@ -14,6 +16,8 @@ mod shell;
 mod tests;
 mod write_file;
 
+pub use homeassistant::{Access as HomeAssistant, OwnCall, OwnCalls};
+
 use crate::clock::Deadline;
 use crate::config::ToolsConfig;
 use crate::net::NetOptions;
@@ -22,6 +26,7 @@ use crate::provider::ToolSpec;
 use crate::thread::CancelToken;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What a tool works with.
 pub struct ToolContext<'a> {
@@ -79,13 +84,14 @@ pub trait Tool: Send + Sync {
     fn run(&self, input: &Value, context: &ToolContext<'_>) -> ToolOutcome;
 }
 
-/// The names that `[tools] enabled` may hold. All are on by default.
-pub const NAMES: &[&str] = &["shell", "read_file", "write_file", "edit_file", "search_files", "http_fetch"];
+/// The names that `[tools] enabled` may hold. All are on by default; those of Home Assistant if there is one.
+pub const NAMES: &[&str] =
+    &["shell", "read_file", "write_file", "edit_file", "search_files", "http_fetch", "ha_get_state", "ha_list_entities", "ha_call_service"];
 
-/// The enabled tools, in the order of [`NAMES`]. Names that are not there are left out; the configuration refuses them.
+/// The enabled tools, in the order of [`NAMES`]. Names that are not there are left out.
 #[must_use]
-pub fn table(enabled: &[String]) -> Vec<Box<dyn Tool>> {
-    let all: [Box<dyn Tool>; 6] = [
+pub fn table(enabled: &[String], home_assistant: Option<HomeAssistant>) -> Vec<Box<dyn Tool>> {
+    let mut all: Vec<Box<dyn Tool>> = vec![
         Box::new(shell::Shell),
         Box::new(read_file::ReadFile),
         Box::new(write_file::WriteFile),
@@ -93,6 +99,11 @@ pub fn table(enabled: &[String]) -> Vec<Box<dyn Tool>> {
         Box::new(search_files::SearchFiles),
         Box::new(http_fetch::HttpFetch),
     ];
+    if let Some(access) = home_assistant.map(Arc::new) {
+        all.push(Box::new(homeassistant::GetState(Arc::clone(&access))));
+        all.push(Box::new(homeassistant::ListEntities(Arc::clone(&access))));
+        all.push(Box::new(homeassistant_service::CallService(access)));
+    }
     all.into_iter().filter(|tool| enabled.iter().any(|name| name == "*" || name == tool.spec().name)).collect()
 }
 

@@ -7,6 +7,24 @@ use serde_json::json;
 use std::sync::Mutex;
 use std::time::Duration;
 
+struct NoCalls;
+
+impl OwnCalls for NoCalls {
+    fn begin(&self) -> Box<dyn OwnCall> {
+        Box::new(NoCalls)
+    }
+}
+
+impl OwnCall for NoCalls {
+    fn changed(&self, _contexts: &[String]) {}
+}
+
+/// Where nothing listens.
+fn nobodys_home() -> HomeAssistant {
+    let token = crate::config::Secret::new("secret-token".to_owned());
+    HomeAssistant::new("http://127.0.0.1:9".to_owned(), token, vec!["input_text.gate".to_owned()], Box::new(NoCalls))
+}
+
 struct Lab {
     folder: tempfile::TempDir,
     net: NetOptions,
@@ -26,6 +44,7 @@ impl Lab {
             workdir: folder.path().to_owned(),
             shell_timeout: Duration::from_secs(20),
             shell_env: Vec::new(),
+            homeassistant_domains: vec!["light".to_owned()],
         };
         std::fs::create_dir_all(folder.path().join("state")).expect("made");
         std::fs::write(folder.path().join("state/gateway.db"), "token").expect("written");
@@ -37,7 +56,7 @@ impl Lab {
             children: Children::new(instance_mark(folder.path()), &Threads::new()),
             token: CancelToken::new(),
             protected: vec![folder.path().join("state"), folder.path().join("config/config.toml")],
-            tools: table(&config.enabled),
+            tools: table(&config.enabled, Some(nobodys_home())),
             progress: Mutex::new(Vec::new()),
             config,
             folder,
@@ -81,7 +100,7 @@ impl Lab {
 fn the_table_holds_what_is_enabled_and_its_schemas_are_objects() {
     let names = |enabled: &[&str]| {
         let enabled: Vec<String> = enabled.iter().map(|name| (*name).to_owned()).collect();
-        table(&enabled).iter().map(|tool| tool.spec().name).collect::<Vec<_>>()
+        table(&enabled, Some(nobodys_home())).iter().map(|tool| tool.spec().name).collect::<Vec<_>>()
     };
     assert_eq!(names(NAMES), NAMES);
     assert_eq!(names(&["http_fetch", "shell", "other"]), ["shell", "http_fetch"]);
@@ -123,6 +142,19 @@ fn bad_input_is_answered_by_naming_the_field() {
         ("http_fetch", json!({"url": "http://x", "method": "PUT"}), "method"),
         ("http_fetch", json!({"url": "http://x", "headers": ["a"]}), "headers"),
         ("http_fetch", json!({"url": "http://x", "headers": {"a": "b\r\nc: d"}}), "headers"),
+        ("ha_get_state", json!({}), "entity_id"),
+        ("ha_get_state", json!({"entity_id": "../config"}), "entity_id"),
+        ("ha_list_entities", json!({"domain": 7}), "domain"),
+        ("ha_list_entities", json!({"limit": 0}), "limit"),
+        ("ha_call_service", json!({}), "service"),
+        ("ha_call_service", json!({"service": "turn_on"}), "service"),
+        ("ha_call_service", json!({"service": "light/../x.y"}), "service"),
+        ("ha_call_service", json!({"service": "light.turn_on", "entity_id": "all"}), "entity_id"),
+        ("ha_call_service", json!({"service": "light.turn_on", "entity_id": ["light.a", 7]}), "entity_id"),
+        ("ha_call_service", json!({"service": "light.turn_on", "data": {"entity_id": {}}}), "entity_id"),
+        ("ha_call_service", json!({"service": "light.turn_on", "data": []}), "data"),
+        ("ha_call_service", json!({"service": "light.turn_on", "data": {"target": {"entity_id": "light.a"}}}), "target"),
+        ("ha_call_service", json!({"service": "light.turn_on", "return_response": 1}), "return_response"),
     ];
     for (tool, input, field) in cases {
         let outcome = lab.call(tool, input.clone());
@@ -133,6 +165,27 @@ fn bad_input_is_answered_by_naming_the_field() {
             assert!(lab.call(tool, input).is_error);
         }
     }
+}
+
+#[test]
+fn services_that_are_not_allowed_and_chats_are_refused_without_asking_anybody() {
+    let mut lab = Lab::new();
+    lab.config.homeassistant_domains = vec!["light".to_owned(), "input_text".to_owned()];
+    for (service, entity, data) in [
+        ("shell_command.backup", json!(null), json!({})),
+        ("lock.unlock", json!("lock.front"), json!({})),
+        ("input_text.set_value", json!("input_text.gate"), json!({})),
+        ("input_text.set_value", json!("light.a, input_text.gate"), json!({})),
+        ("input_text.set_value", json!(null), json!({"entity_id": ["input_text.gate"]})),
+        ("input_text.set_value", json!("input_text.other"), json!({"area_id": "hall"})),
+        ("input_text.reload", json!(null), json!({})),
+        ("light.turn_on", json!("input_text.gate"), json!({})),
+    ] {
+        let outcome = lab.call("ha_call_service", json!({"service": service, "entity_id": entity, "data": data}));
+        assert!(outcome.is_error && outcome.content.starts_with("refused: "), "{service} {entity} {data}: {outcome:?}");
+    }
+    let asked = lab.call("ha_call_service", json!({"service": "light.turn_on", "entity_id": "light.a"}));
+    assert!(asked.is_error && asked.content.contains("cannot be asked") && !asked.content.contains("secret-token"), "{asked:?}");
 }
 
 #[test]

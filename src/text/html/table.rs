@@ -3,7 +3,7 @@
 use pulldown_cmark::Alignment;
 
 #[derive(Default)]
-pub(super) struct Table {
+pub(in crate::text) struct Table {
     pub alignments: Vec<Alignment>,
     pub rows: Vec<Vec<String>>,
 }

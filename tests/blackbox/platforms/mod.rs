@@ -3,6 +3,13 @@
 // The platforms' own modules use it.
 #![allow(dead_code)]
 
+mod feishu;
+mod homeassistant;
+mod homeassistant_real;
+mod qqbot;
+mod suite;
+mod telegram;
+pub mod together;
 mod wecom;
 mod weixin;
 mod weixin_login;
@@ -20,6 +27,8 @@ pub trait Platform: Sized + 'static {
     const INTERVAL: Duration;
     /// What was said while nobody was connected, or was not confirmed, is delivered to the next connection.
     const KEEPS: bool;
+    /// At an orderly stop the WebSocket ends with a CLOSE frame.
+    const GOODBYE: bool = false;
 
     /// A platform of its own, with a credential that no other test uses.
     fn start() -> Self;

@@ -18,6 +18,8 @@ impl Platform for Wecom {
     const NAME: &'static str = "wecom";
     const INTERVAL: Duration = Duration::from_secs(4);
     const KEEPS: bool = false;
+    /// Only one connection a bot: the next one is not to meet the last.
+    const GOODBYE: bool = true;
 
     fn start() -> Self {
         Self::start()

@@ -78,6 +78,8 @@ pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
     stop: Arc<AtomicBool>,
+    /// Counts up from 0, in the order in which a server accepted them.
+    pub number: u64,
 }
 
 impl Connection {
@@ -346,7 +348,7 @@ fn accept(listener: TcpListener, shared: Arc<Shared>, stop: Arc<AtomicBool>) {
 fn serve(number: u64, stream: TcpStream, shared: &Shared, stop: Arc<AtomicBool>) {
     let Ok(copy) = stream.try_clone() else { return };
     shared.open.lock().unwrap_or_else(PoisonError::into_inner).push((number, copy));
-    let mut connection = Connection { stream, buffer: Vec::new(), stop };
+    let mut connection = Connection { stream, buffer: Vec::new(), stop, number };
     let mut next = Next::KeepAlive;
     while next == Next::KeepAlive && !connection.stopping() {
         match connection.read_request() {

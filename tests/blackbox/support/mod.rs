@@ -2,7 +2,14 @@
 
 pub mod control_socket;
 pub mod faults;
+pub mod feishu;
+pub mod feishu_frame;
+pub mod feishu_rest;
+pub mod feishu_socket;
 pub mod gateway;
+pub mod growth;
+pub mod homeassistant;
+pub mod homeassistant_server;
 pub mod html;
 pub mod http;
 pub mod model;
@@ -12,6 +19,8 @@ pub mod namespace;
 pub mod params;
 pub mod poll;
 pub mod process;
+pub mod qqbot;
+pub mod qqbot_server;
 pub mod telegram;
 pub mod telegram_methods;
 pub mod websocket;

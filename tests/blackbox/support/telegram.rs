@@ -76,6 +76,8 @@ pub struct State {
     /// The highest offset ever asked for.
     pub confirmed: i64,
     pub pollers: u64,
+    /// Polls that are waited in now.
+    pub polling: usize,
     pub allowed_updates: Option<Vec<String>>,
     pub webhook: bool,
     pub journal: Vec<Call>,
@@ -181,6 +183,7 @@ impl Telegram {
             next_update: 872_001_345,
             confirmed: 0,
             pollers: 0,
+            polling: 0,
             allowed_updates: None,
             webhook: false,
             journal: Vec::new(),

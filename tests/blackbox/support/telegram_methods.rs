@@ -175,6 +175,13 @@ fn updates_now(shared: &Shared, params: &Params) -> Answer {
 
 /// Waits for updates. `None`: the client has gone, there is nobody to answer.
 fn get_updates(shared: &Shared, params: &Params, connection: &Connection) -> Option<Answer> {
+    shared.lock().polling += 1;
+    let answer = wait_for_updates(shared, params, connection);
+    shared.lock().polling -= 1;
+    answer
+}
+
+fn wait_for_updates(shared: &Shared, params: &Params, connection: &Connection) -> Option<Answer> {
     let mut state = shared.lock();
     if state.webhook {
         let description = "Conflict: can't use getUpdates method while webhook is active; use deleteWebhook to delete the webhook first";

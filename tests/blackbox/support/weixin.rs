@@ -89,7 +89,7 @@ pub struct State {
     pub files: HashMap<String, Vec<u8>>,
     pub polling: usize,
     pub pollers: u64,
-    pub peers: BTreeSet<SocketAddr>,
+    pub peers: BTreeSet<u64>,
     pub journal: Vec<Call>,
     pub faults: Vec<(String, Fault, usize)>,
     /// Answers out of turn: method, answer, how often.

@@ -191,9 +191,7 @@ fn get_updates(shared: &Shared, body: &Value, connection: &Connection) -> Option
     let me = state.pollers;
     if !state.refused {
         state.polling += 1;
-        if let Some(peer) = connection.other_end().ok().and_then(|stream| stream.peer_addr().ok()) {
-            state.peers.insert(peer);
-        }
+        state.peers.insert(connection.number);
     }
     let counted = !state.refused;
     shared.changed.notify_all();
