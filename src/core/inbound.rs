@@ -33,8 +33,9 @@ impl AdapterRules {
 
 impl Core {
     pub(super) fn message(&mut self, mut inbound: Inbound, generation: u64, receipt: Receipt) {
-        if self.phase.stopping() {
-            return; // Without a receipt the platform keeps it for the next start.
+        // While turns are drained, some adapters still receive. What is accepted then waits for the next start.
+        if matches!(self.phase, super::Phase::Leaving { .. }) {
+            return; // Without a receipt, a platform that can keeps it for the next start.
         }
         let Some(rules) = self.rules.adapters.get(&inbound.chat.adapter) else { return };
         if !rules.allows(&inbound) {
@@ -140,6 +141,8 @@ impl Core {
     /// A row that waits: a command is executed, a message gets its place in the queue.
     pub(super) fn enqueue_waiting(&mut self, mut row: WaitingRow) {
         let mut patient = self.rules.busy == super::BusyMode::Queue || super::schedule::job_of(&row.inbound.message_id).is_some();
+        // A drain is to end: nothing is added to its turns, and none is broken off for what cannot begin yet.
+        patient |= self.phase.stopping();
         match Command::parse(&row.inbound.text) {
             Some(Command::Queue(QueueCommand::Add(text))) => {
                 row.inbound.text = text;

@@ -335,6 +335,26 @@ fn a_reply_that_is_made_during_a_stop_still_gets_out() {
 }
 
 #[test]
+fn what_is_said_during_a_stop_is_answered_after_the_next_start() {
+    let (wecom, model) = (Wecom::start(), Model::start());
+    let gate = in_two_halves(&model, "slowly");
+    model.rule("one more thing", [model::text("that too")]);
+    let mut gateway = with_model(&wecom, &model);
+    wecom.user_says(ZHANG, "slowly");
+    wecom.wait_text(ZHANG, "The first half.");
+    gateway.signal(nix::sys::signal::Signal::SIGTERM);
+    gateway.wait_for_log("draining", poll::SOON);
+    // WeCom would not say it again.
+    wecom.user_says(ZHANG, "one more thing");
+    gateway.wait_status("it is accepted", |status| (status["inbox"]["pending"].as_u64()? >= 1).then_some(()));
+    gate.open();
+    assert_eq!(gateway.wait_exit(poll::SOON).code, Some(0));
+    assert!(wecom.shown(ZHANG).iter().any(|shown| shown.finished && shown.text == BOTH), "{:#?}", wecom.shown(ZHANG));
+    gateway.start_again();
+    wecom.wait_finished(ZHANG, "that too");
+}
+
+#[test]
 fn long_replies_end_in_messages() {
     let (wecom, model) = (Wecom::start(), Model::start());
     let lines: Vec<String> = (0..1200).map(|number| format!("line {number:04} with some more to read 你好")).collect();
