@@ -2,7 +2,7 @@
 
 #[cfg(debug_assertions)]
 use super::fault;
-use super::{Adapter, feishu, telegram};
+use super::{Adapter, feishu, telegram, weixin};
 use crate::config::AdapterConfig;
 use crate::config::keys::{KeyKind, Platform, PlatformKey, PlatformKeys};
 
@@ -33,6 +33,7 @@ pub struct PlatformInfo {
 static PLATFORMS: &[PlatformInfo] = &[
     telegram::PLATFORM,
     feishu::PLATFORM,
+    weixin::PLATFORM,
     #[cfg(debug_assertions)]
     fault::PLATFORM,
 ];

@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 
 mod feishu;
+mod weixin;
+mod weixin_login;
 
 use crate::support::gateway::Setup;
 use crate::support::http::Server;
