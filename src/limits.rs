@@ -279,6 +279,59 @@ pub const TELEGRAM_PACE_WAIT: Duration = Duration::from_secs(5);
 pub const TELEGRAM_CONFLICTS_MAX: u32 = 5;
 pub const TELEGRAM_CONFLICT_MEMORY: Duration = Duration::from_secs(600);
 
+// --- weixin ---
+
+/// How long a poll is held open when the server says so: between these.
+pub const WEIXIN_POLL_MIN: Duration = Duration::from_millis(500);
+pub const WEIXIN_POLL_MAX: Duration = Duration::from_secs(60);
+/// Beyond the time for which a poll is held open: the server's own delay and the network's.
+pub const WEIXIN_POLL_MARGIN: Duration = Duration::from_secs(3);
+/// A call that is answered at once when all is well.
+pub const WEIXIN_CALL: Duration = Duration::from_secs(8);
+/// Sending one part. Somebody waits for it.
+pub const WEIXIN_SEND: Duration = Duration::from_secs(12);
+/// Showing "typing": a reply has to wait for it.
+pub const WEIXIN_TYPING: Duration = Duration::from_secs(3);
+/// Taking "typing" back after a reply: its commit waits for that.
+pub const WEIXIN_TYPING_OFF: Duration = Duration::from_secs(2);
+/// How long "typing" is not tried after it failed.
+pub const WEIXIN_TYPING_PAUSE: Duration = Duration::from_secs(30);
+/// How long a ticket for "typing" is used. Tencent's own client keeps them up to a day, others for ten minutes.
+pub const WEIXIN_TICKET: Duration = Duration::from_secs(600);
+/// Users whose tickets are kept.
+pub const WEIXIN_TICKETS_MAX: usize = 256;
+/// After a failed poll, and after this many in a row: Tencent's own figures.
+pub const WEIXIN_FAILURE: Duration = Duration::from_secs(2);
+pub const WEIXIN_FAILURES_MAX: u32 = 3;
+pub const WEIXIN_FAILURES: Duration = Duration::from_secs(30);
+/// Nothing is asked for so long after WeChat has ended the login.
+pub const WEIXIN_GONE: Duration = Duration::from_secs(600);
+/// After "too many messages"; three times as long each time, at most the second.
+pub const WEIXIN_QUIET: Duration = Duration::from_secs(5);
+pub const WEIXIN_QUIET_MAX: Duration = Duration::from_secs(30);
+/// Fetching the files of one message. Polling waits for it; 20 MB need 2.7 Mbit/s.
+pub const WEIXIN_DOWNLOAD: Duration = Duration::from_secs(60);
+/// How long the messages of a batch may take to be committed before they are asked for again.
+pub const WEIXIN_RECEIPTS: Duration = Duration::from_secs(20);
+/// A cursor that only says "nothing new" is written this often: a memory card wears, and it is not needed.
+pub const WEIXIN_CURSOR_AGE: Duration = Duration::from_secs(3600);
+/// The longest id of a user or message that is taken; known ones have up to 40 characters.
+pub const WEIXIN_ID_BYTES_MAX: usize = 200;
+/// The longest cursor that is stored; known ones have some hundred bytes.
+pub const WEIXIN_CURSOR_BYTES_MAX: usize = 64 * KIB;
+/// The longest token or ticket that is taken; known ones have some hundred bytes.
+pub const WEIXIN_TOKEN_BYTES_MAX: usize = 4 * KIB;
+/// A text that is sent, in UTF-16 units: where Tencent's own client cuts.
+pub const WEIXIN_TEXT_UTF16_MAX: usize = 4000;
+/// A login, from the first code to the end: WeChat's own limit.
+pub const WEIXIN_LOGIN: Duration = Duration::from_secs(300);
+/// One question about the state of a login, which the server holds open for 35 s.
+pub const WEIXIN_LOGIN_POLL: Duration = Duration::from_secs(38);
+/// Codes after the first one, when nobody has scanned it in time.
+pub const WEIXIN_LOGIN_CODES_MAX: u32 = 3;
+/// What can be drawn: the most that the largest code holds is 2953 bytes.
+pub const WEIXIN_LOGIN_CODE_BYTES_MAX: usize = 1024;
+
 // --- home assistant ---
 
 /// From the connect to `auth_ok`. The server gives a client ten seconds to authenticate.

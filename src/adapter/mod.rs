@@ -18,6 +18,7 @@ pub mod runner;
 pub mod sender;
 pub mod table;
 pub mod telegram;
+pub mod weixin;
 
 use crate::clock::Deadline;
 use crate::core::types::{ChatRef, Inbound, OutboundKind, Receipt};

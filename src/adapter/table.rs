@@ -2,7 +2,7 @@
 
 #[cfg(debug_assertions)]
 use super::fault;
-use super::{Adapter, homeassistant, telegram};
+use super::{Adapter, homeassistant, telegram, weixin};
 use crate::config::AdapterConfig;
 use crate::config::keys::{KeyKind, Platform, PlatformKey, PlatformKeys};
 
@@ -32,6 +32,7 @@ pub struct PlatformInfo {
 
 static PLATFORMS: &[PlatformInfo] = &[
     telegram::PLATFORM,
+    weixin::PLATFORM,
     homeassistant::PLATFORM,
     #[cfg(debug_assertions)]
     fault::PLATFORM,

@@ -93,6 +93,9 @@ pub enum Command {
     Doctor,
     /// Answer a few questions and get a configuration that works
     Setup,
+    /// Connect an account by scanning a code, where a platform knows no other way
+    #[command(subcommand)]
+    Login(LoginCommand),
     /// Queue a message for a chat
     Send {
         /// To whom, e.g. telegram:77001; with a topic telegram:-100123/12
@@ -148,6 +151,19 @@ pub enum CronCommand {
     Resume { job: i64 },
     /// Run it now, beside its times
     Run { job: i64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum LoginCommand {
+    /// Connect a bot to a WeChat account; writes its token where `token_file` says
+    Weixin {
+        /// The name of the adapter in the configuration
+        #[arg(long, value_name = "ADAPTER", value_parser = adapter_name, default_value = "weixin")]
+        name: String,
+        /// The address of the interface
+        #[arg(long, value_name = "URL", hide = true)]
+        base_url: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
@@ -265,6 +281,12 @@ fn chat_ref(text: &str) -> Result<ChatRef, String> {
     Ok(ChatRef { adapter: adapter.to_owned(), chat: chat.to_owned(), thread })
 }
 
+/// As the configuration has them: it becomes the name of a file.
+fn adapter_name(text: &str) -> Result<String, String> {
+    let valid = !text.is_empty() && text.len() <= 32 && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if valid && text != "local" { Ok(text.to_owned()) } else { Err("use up to 32 letters, digits, `-` and `_`".to_owned()) }
+}
+
 fn session_name(text: &str) -> Result<String, String> {
     let valid = !text.is_empty() && text.len() <= 64 && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if valid { Ok(text.to_owned()) } else { Err("use up to 64 letters, digits, `-` and `_`".to_owned()) }
@@ -319,6 +341,8 @@ mod tests {
             &["x", "send", "hi"],
             &["x", "chat", "--session", "a/b"],
             &["x", "status", "--colour"],
+            &["x", "login"],
+            &["x", "login", "weixin", "--name", "../x"],
         ] {
             assert_eq!(parse(wrong).expect_err("wrong").exit_code(), 2, "{wrong:?}");
         }

@@ -8,6 +8,7 @@ mod cron;
 mod demo;
 mod doctor;
 mod human;
+mod login;
 mod output;
 mod printer;
 mod restart;
@@ -91,6 +92,7 @@ pub fn main(program: &Program<'_>) -> u8 {
         Command::Uninstall { scope } => service::service(&context, args::ServiceCommand::Uninstall { scope }),
         Command::Doctor => doctor::doctor(&context),
         Command::Setup => setup::setup(&context),
+        Command::Login(command) => login::login(&context, command),
         Command::Send { to, thread, text } => send::send(&context, to, thread, &text.join(" ")),
         Command::Cron(command) => cron::cron(&context, command),
         Command::Config(command) => config::config(&context, command),

@@ -7,6 +7,7 @@ mod environment;
 pub mod keys;
 mod load;
 mod nearest;
+pub mod peek;
 pub mod places;
 mod reader;
 mod secret;

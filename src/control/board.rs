@@ -273,6 +273,10 @@ impl Admin for Board {
         if name == "fault" {
             return self.fault(&args);
         }
+        if name == "reload" {
+            self.lanes.urgent(Message::Signal(Signal::Reload));
+            return Ok(serde_json::Value::Null);
+        }
         if name == "cron" {
             let wish: Wish = serde_json::from_value(args).map_err(|error| format!("that is no request about jobs: {error}"))?;
             let answer = self.ask(|request| Event::Schedule { request, wish: Box::new(wish) })?;

@@ -5,17 +5,61 @@ use super::event::{AdapterEvent, AdapterView, Effect, Level};
 use super::types::{AdapterName, AdapterState};
 use crate::limits;
 
+/// Where an adapter stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its threads run and have not come to a connection yet.
+    Connecting,
+    Connected,
+    /// The connection is gone; its thread will try again by itself.
+    Retrying,
+    /// Its threads have ended or were cut; a new generation is due.
+    Replacing,
+    /// Only the operator can help: a changed configuration, or a restart.
+    Failed,
+}
+
+/// What moves an adapter from one stage to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// A generation of its threads is started.
+    Starts,
+    Connects,
+    Loses,
+    /// The credential is not accepted, or the like.
+    Fails,
+    /// A thread ended without being asked to, or did not come back and was cut.
+    Breaks,
+}
+
+/// The whole life of an adapter. `None`: that has no meaning at this stage, and is ignored.
+const fn next(stage: Stage, turn: Turn) -> Option<Stage> {
+    match (stage, turn) {
+        // A failure stays until the configuration or the process changes: it is told once.
+        (Stage::Failed, _) => None,
+        // Until the next generation starts, nobody speaks for the adapter.
+        (Stage::Replacing, Turn::Connects | Turn::Loses | Turn::Breaks) => None,
+        (_, Turn::Fails) => Some(Stage::Failed),
+        (_, Turn::Breaks) => Some(Stage::Replacing),
+        (_, Turn::Connects) => Some(Stage::Connected),
+        (_, Turn::Loses) => Some(Stage::Retrying),
+        // One that only sends is connected from the beginning.
+        (Stage::Connected, Turn::Starts) => Some(Stage::Connected),
+        (_, Turn::Starts) => Some(Stage::Connecting),
+    }
+}
+
 /// One adapter, as core sees it.
 #[derive(Debug)]
 pub struct Adapter {
     pub(super) generation: u64,
-    pub(super) state: AdapterState,
+    stage: Stage,
     since_ms: u64,
     error: Option<String>,
     identity: Option<String>,
     attempt: u32,
     next_try_ms: Option<u64>,
-    /// When a new generation of its threads is started.
+    /// When a new generation of its threads is started; at the stage `Replacing` alone.
     restart_ms: Option<u64>,
     /// How often in a row its threads ended by themselves.
     ended: u32,
@@ -25,10 +69,9 @@ pub struct Adapter {
 
 impl Adapter {
     pub(super) fn new(receives: bool) -> Self {
-        let state = if receives { AdapterState::Connecting } else { AdapterState::Connected };
         Self {
             generation: 0,
-            state,
+            stage: if receives { Stage::Connecting } else { Stage::Connected },
             since_ms: 0,
             error: None,
             identity: None,
@@ -45,13 +88,31 @@ impl Adapter {
         self.restart_ms
     }
 
-    fn enter(&mut self, state: AdapterState, error: Option<String>, now_ms: u64) {
-        if self.state != state {
+    pub(super) fn is_connected(&self) -> bool {
+        self.stage == Stage::Connected
+    }
+
+    /// As `status` shows it.
+    fn state(&self) -> AdapterState {
+        match self.stage {
+            Stage::Connecting => AdapterState::Connecting,
+            Stage::Connected => AdapterState::Connected,
+            Stage::Retrying | Stage::Replacing => AdapterState::Retrying,
+            Stage::Failed => AdapterState::Failed,
+        }
+    }
+
+    /// Moves on if that has a meaning now. → whether it had
+    fn turn(&mut self, turn: Turn, error: Option<String>, now_ms: u64) -> bool {
+        let Some(stage) = next(self.stage, turn) else { return false };
+        let before = self.state();
+        self.stage = stage;
+        if self.state() != before {
             self.since_ms = now_ms;
         }
-        self.state = state;
         self.error = error;
-        self.next_try_ms = None;
+        (self.next_try_ms, self.restart_ms) = (None, None);
+        true
     }
 }
 
@@ -92,11 +153,10 @@ impl Core {
 
     fn start_adapter(&mut self, name: &AdapterName) {
         let Some(adapter) = self.adapters.get_mut(name) else { return };
-        adapter.generation += 1;
-        adapter.restart_ms = None;
-        if adapter.state != AdapterState::Connected {
-            adapter.enter(AdapterState::Connecting, adapter.error.clone(), self.now.mono_ms);
+        if !adapter.turn(Turn::Starts, adapter.error.clone(), self.now.mono_ms) {
+            return;
         }
+        adapter.generation += 1;
         self.effects.push(Effect::StartAdapter { name: name.clone(), generation: adapter.generation });
     }
 
@@ -117,23 +177,24 @@ impl Core {
         if adapter.generation != generation {
             return; // A replaced generation has nothing to say any more.
         }
-        if adapter.restart_ms.is_some() && matches!(what, AdapterEvent::Connected { .. } | AdapterEvent::Retrying { .. }) {
-            return; // It was cut or has ended: until the next generation starts, nobody speaks for the adapter.
-        }
         match what {
             AdapterEvent::Message { inbound, receipt } => {
                 adapter.received += 1;
                 self.message(*inbound, generation, receipt);
             }
             AdapterEvent::Connected { identity } => {
-                adapter.enter(AdapterState::Connected, None, now_ms);
+                if !adapter.turn(Turn::Connects, None, now_ms) {
+                    return;
+                }
                 (adapter.attempt, adapter.ended) = (0, 0);
                 adapter.identity = Some(identity.clone());
                 self.log(Level::Info, name, format!("connected as {identity}"));
                 self.wake_deliveries(name);
             }
             AdapterEvent::Retrying { cause, attempt, next_ms } => {
-                adapter.enter(AdapterState::Retrying, Some(cause.clone()), now_ms);
+                if !adapter.turn(Turn::Loses, Some(cause.clone()), now_ms) {
+                    return;
+                }
                 (adapter.attempt, adapter.next_try_ms) = (attempt, Some(now_ms + next_ms));
                 self.log(Level::Warn, name, format!("{cause}; next try in {} s (attempt {attempt})", next_ms.div_ceil(1000)));
             }
@@ -151,15 +212,20 @@ impl Core {
         }
     }
 
+    /// A reply was refused in a way that only the operator can mend: nothing more is received either, it stays with the
+    /// platform.
+    pub(super) fn sender_failed(&mut self, name: &AdapterName, cause: &str, remedy: &str) {
+        self.adapter_failed(name, cause, remedy);
+        self.effects.push(Effect::CutAdapter { name: name.clone() });
+    }
+
     /// Only the operator can help. Told once; the others run on.
-    pub(super) fn adapter_failed(&mut self, name: &AdapterName, cause: &str, remedy: &str) {
+    fn adapter_failed(&mut self, name: &AdapterName, cause: &str, remedy: &str) {
         let now_ms = self.now.mono_ms;
         let Some(adapter) = self.adapters.get_mut(name) else { return };
-        if adapter.state == AdapterState::Failed {
+        if !adapter.turn(Turn::Fails, Some(cause.to_owned()), now_ms) {
             return;
         }
-        adapter.enter(AdapterState::Failed, Some(cause.to_owned()), now_ms);
-        adapter.restart_ms = None;
         self.log(Level::Error, name, format!("{cause}. {remedy}"));
     }
 
@@ -169,12 +235,11 @@ impl Core {
         }
         let now_ms = self.now.mono_ms;
         let Some(adapter) = self.adapters.get_mut(name) else { return };
-        if adapter.state == AdapterState::Failed || adapter.restart_ms.is_some() {
+        if !adapter.turn(Turn::Breaks, Some(cause.to_owned()), now_ms) {
             return;
         }
         adapter.ended += 1;
         let wait_ms = backoff_ms(adapter.ended);
-        adapter.enter(AdapterState::Retrying, Some(cause.to_owned()), now_ms);
         (adapter.attempt, adapter.next_try_ms, adapter.restart_ms) = (adapter.ended, Some(now_ms + wait_ms), Some(now_ms + wait_ms));
         self.log(Level::Warn, name, format!("{cause}; starting it anew in {} s", wait_ms / 1000));
     }
@@ -184,7 +249,7 @@ impl Core {
     pub fn adapter_views(&self) -> Vec<AdapterView> {
         let view = |(name, adapter): (&AdapterName, &Adapter)| AdapterView {
             name: name.clone(),
-            state: adapter.state,
+            state: adapter.state(),
             since_ms: adapter.since_ms,
             error: adapter.error.clone(),
             identity: adapter.identity.clone(),
@@ -206,6 +271,37 @@ impl Core {
             let text =
                 format!("ignoring {shown} (user {sender} in chat {chat}): not in allowed_users; further messages are ignored silently");
             self.log(Level::Warn, adapter, text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAGES: [Stage; 5] = [Stage::Connecting, Stage::Connected, Stage::Retrying, Stage::Replacing, Stage::Failed];
+
+    /// The table as a whole. A dash is what is ignored.
+    #[test]
+    fn each_stage_knows_what_each_event_means() {
+        let name = |stage: Option<Stage>| stage.map_or_else(|| "-".to_owned(), |stage| format!("{stage:?}").to_lowercase());
+        let row = |turn: Turn| STAGES.map(|stage| name(next(stage, turn))).join(" ");
+        //                                    connecting connected retrying replacing failed
+        assert_eq!(row(Turn::Starts), "connecting connected connecting connecting -");
+        assert_eq!(row(Turn::Connects), "connected connected connected - -");
+        assert_eq!(row(Turn::Loses), "retrying retrying retrying - -");
+        assert_eq!(row(Turn::Fails), "failed failed failed failed -");
+        assert_eq!(row(Turn::Breaks), "replacing replacing replacing - -");
+    }
+
+    #[test]
+    fn a_new_generation_is_due_at_one_stage_alone() {
+        for turn in [Turn::Starts, Turn::Connects, Turn::Loses, Turn::Fails] {
+            let mut adapter = Adapter::new(true);
+            assert!(adapter.turn(Turn::Breaks, None, 1));
+            adapter.restart_ms = Some(2);
+            let moved = adapter.turn(turn, None, 3);
+            assert_eq!(adapter.restart_ms.is_some(), adapter.stage == Stage::Replacing, "{turn:?}, moved: {moved}");
         }
     }
 }

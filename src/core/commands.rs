@@ -5,7 +5,7 @@ use super::event::{Effect, Lifecycle, StoreFault, Verdict};
 use super::jobs::Asker;
 use super::record::{ApprovalState, Op, Outcome, WaitingRow};
 use super::schedule::Wish;
-use super::types::{AdapterState, ApprovalId};
+use super::types::ApprovalId;
 use super::{Core, Pending, sessions::Waiting};
 
 impl Core {
@@ -138,8 +138,7 @@ impl Core {
             None => "idle".to_owned(),
         };
         let waiting = self.sessions.get(&session).map_or(0, |known| known.queue.len());
-        let bad: Vec<&str> =
-            self.adapters.iter().filter(|(_, adapter)| adapter.state != AdapterState::Connected).map(|(name, _)| name.as_str()).collect();
+        let bad: Vec<&str> = self.adapters.iter().filter(|(_, adapter)| !adapter.is_connected()).map(|(name, _)| name.as_str()).collect();
         let adapters = if bad.is_empty() { "all connected".to_owned() } else { format!("not connected: {}", bad.join(", ")) };
         let text = format!(
             "hermes-gateway {}, up {}\nthis chat: {here}, {waiting} waiting\nall chats: {} turns, {} undelivered\nadapters: {adapters}\nmodel: {}",

@@ -2,7 +2,7 @@
 
 use super::event::{Delivered, Effect, Level, StoreFault};
 use super::record::{Op, Outcome};
-use super::types::{AdapterName, AdapterState, ChatRef, InboxId, Outbound, OutboundKind, OutboxId, TurnId};
+use super::types::{AdapterName, ChatRef, InboxId, Outbound, OutboundKind, OutboxId, TurnId};
 use super::{Core, Pending, RequestId};
 use crate::limits;
 
@@ -24,7 +24,7 @@ impl Core {
         if matches!(self.phase, super::Phase::Leaving { .. }) {
             return;
         }
-        for (name, _) in self.adapters.iter().filter(|(_, adapter)| adapter.state == AdapterState::Connected) {
+        for (name, _) in self.adapters.iter().filter(|(_, adapter)| adapter.is_connected()) {
             while let Some((outbox, turn)) = self.deliveries.begin(name, self.now.mono_ms, limits::SENDER_QUEUE_MAX) {
                 self.effects.push(Effect::Deliver { adapter: name.clone(), outbox, turn });
             }
@@ -32,7 +32,7 @@ impl Core {
     }
 
     pub(super) fn deliveries_due_ms(&self) -> impl Iterator<Item = u64> {
-        let connected = self.adapters.iter().filter(|(_, adapter)| adapter.state == AdapterState::Connected);
+        let connected = self.adapters.iter().filter(|(_, adapter)| adapter.is_connected());
         connected.filter_map(|(name, _)| self.deliveries.due_ms(name, self.now.mono_ms))
     }
 
@@ -77,7 +77,7 @@ impl Core {
             Delivered::Reject { cause } => self.give_up(outbox, &cause),
             Delivered::Fatal { cause, remedy } => {
                 self.deliveries.set_due(outbox, now_ms + backoff_ms(3));
-                self.adapter_failed(adapter, &cause, &remedy);
+                self.sender_failed(adapter, &cause, &remedy);
             }
             Delivered::Moved { chat: new } => {
                 let old = chat.chat;

@@ -113,9 +113,10 @@ fn render(notice: Notice<'_>) -> String {
 }
 
 /// `CLOCK_MONOTONIC` in microseconds: the supervisor compares it with its own reading.
-fn monotonic_usec() -> i64 {
+fn monotonic_usec() -> u128 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    now.map_or(0, |now| now.tv_sec().saturating_mul(1_000_000).saturating_add(now.tv_nsec() / 1000))
+    // By way of `Duration`: the fields have 32 bits on some ARM boards.
+    now.map_or(0, |now| std::time::Duration::from(now).as_micros())
 }
 
 #[cfg(test)]

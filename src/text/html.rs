@@ -1,11 +1,14 @@
-//! Markdown as Telegram's HTML (Bot API, "HTML style").
+//! Markdown as Telegram's HTML (Bot API, "HTML style"), and, by the same rules, as text without any markup.
 //!
 //! The output is well-formed whatever comes in: tags are written by this file alone, in pairs, and everything else is
 //! escaped. Telegram knows no headings, lists, tables or rules: they become bold lines, bullets, `<pre>` and a line.
 //! Pure; linear in the length of the text.
 
+mod table;
+
 use super::plain::is_unwanted;
-use pulldown_cmark::{Alignment, CodeBlockKind, Event, LinkType, Options, Parser, Tag, TagEnd};
+use pulldown_cmark::{CodeBlockKind, Event, LinkType, Options, Parser, Tag, TagEnd};
+use table::Table;
 
 /// Rendered text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,13 +23,26 @@ pub struct Html {
 /// Renders Markdown, unfinished Markdown included: what is not closed is shown as it stands.
 #[must_use]
 pub fn telegram(markdown: &str) -> Html {
-    let options = Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TABLES | Options::ENABLE_TASKLISTS;
     let mut writer = Writer::default();
-    for event in Parser::new_ext(markdown, options) {
+    for event in Parser::new_ext(markdown, OPTIONS) {
         writer.event(event);
     }
     writer.finish()
 }
+
+/// Renders Markdown for platforms that show text as it is: bullets, aligned tables, addresses behind their texts, and no
+/// asterisks. Empty if there is nothing to be seen.
+#[must_use]
+pub fn readable(markdown: &str) -> String {
+    let mut writer = Writer { bare: true, ..Writer::default() };
+    for event in Parser::new_ext(markdown, OPTIONS) {
+        writer.event(event);
+    }
+    let text = writer.finish();
+    if text.blank { String::new() } else { text.text }
+}
+
+const OPTIONS: Options = Options::ENABLE_STRIKETHROUGH.union(Options::ENABLE_TABLES).union(Options::ENABLE_TASKLISTS);
 
 /// What the end of an element must undo.
 enum Open {
@@ -50,13 +66,9 @@ enum Open {
 }
 
 #[derive(Default)]
-struct Table {
-    alignments: Vec<Alignment>,
-    rows: Vec<Vec<String>>,
-}
-
-#[derive(Default)]
 struct Writer {
+    /// Without tags and escapes.
+    bare: bool,
     out: String,
     visible: usize,
     /// Something that can be seen was written.
@@ -234,22 +246,29 @@ impl Writer {
         }
         self.flush();
         self.tags.push(name);
-        self.out.push('<');
-        self.out.push_str(name);
-        self.out.push('>');
+        self.markup(&["<", name, ">"]);
         Open::Inline(name)
     }
 
     fn close(&mut self, name: &str) {
-        self.out.push_str("</");
-        self.out.push_str(name);
-        self.out.push('>');
+        self.markup(&["</", name, ">"]);
+    }
+
+    /// Writes what does not show.
+    fn markup(&mut self, pieces: &[&str]) {
+        if !self.bare {
+            self.out.extend(pieces.iter().copied());
+        }
     }
 
     /// Escapes and writes; counts what shows.
     fn push(&mut self, text: &str) {
         self.seen |= text.chars().any(|character| !character.is_whitespace() && !is_unwanted(character));
-        self.visible += escape(text, &mut self.out);
+        if self.bare {
+            self.out.extend(text.chars().filter(|character| !is_unwanted(*character)));
+        } else {
+            self.visible += escape(text, &mut self.out);
+        }
     }
 
     /// Inside a table, text goes into its cell.
@@ -292,9 +311,9 @@ impl Writer {
             if self.links > 0 {
                 self.push(code);
             } else {
-                self.out.push_str("<code>");
+                self.markup(&["<code>"]);
                 self.push(code);
-                self.out.push_str("</code>");
+                self.markup(&["</code>"]);
             }
         }
     }
@@ -305,8 +324,10 @@ impl Writer {
         // Quotes cannot be nested: the inner one is part of the outer one.
         let tagged = self.quotes == 0;
         self.quotes += 1;
-        if tagged {
-            self.out.push_str("<blockquote>");
+        if self.bare && tagged {
+            self.out.push_str("> ");
+        } else if tagged {
+            self.markup(&["<blockquote>"]);
         }
         self.fresh = true;
         Open::Quote { tagged }
@@ -332,7 +353,7 @@ impl Writer {
     }
 
     fn start_link(&mut self, address: String) -> Open {
-        let tagged = self.table.is_none() && self.links == 0 && can_be_linked(&address);
+        let tagged = !self.bare && self.table.is_none() && self.links == 0 && can_be_linked(&address);
         if self.table.is_none() {
             self.flush();
         }
@@ -384,14 +405,14 @@ impl Writer {
 
     fn preformatted(&mut self, language: &str, text: &str) {
         self.flush_breaks();
-        self.out.push_str("<pre>");
+        self.markup(&["<pre>"]);
         if !language.is_empty() {
-            self.out.push_str("<code class=\"language-");
-            escape(language, &mut self.out);
-            self.out.push_str("\">");
+            let mut escaped = String::new();
+            escape(language, &mut escaped);
+            self.markup(&["<code class=\"language-", &escaped, "\">"]);
         }
         self.push(text);
-        self.out.push_str(if language.is_empty() { "</pre>" } else { "</code></pre>" });
+        self.markup(if language.is_empty() { &["</pre>"] } else { &["</code></pre>"] });
     }
 
     fn end_table(&mut self) {
@@ -416,39 +437,6 @@ impl Writer {
         }
         Html { text: self.out, visible_utf16: self.visible, blank: !self.seen }
     }
-}
-
-impl Table {
-    fn render(&self) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let widest = |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max().unwrap_or(0);
-        // A cell wider than a screen is not worth the padding of all the others.
-        let widths: Vec<usize> = (0..columns).map(|column| widest(column).min(40)).collect();
-        let mut lines = Vec::new();
-        for (number, row) in self.rows.iter().enumerate() {
-            let cells = widths.iter().enumerate().map(|(column, wide)| {
-                let cell = row.get(column).map_or("", String::as_str);
-                let space = wide.saturating_sub(width(cell));
-                let left = match self.alignments.get(column) {
-                    Some(Alignment::Right) => space,
-                    Some(Alignment::Center) => space / 2,
-                    _ => 0,
-                };
-                format!("{}{cell}{}", " ".repeat(left), " ".repeat(space - left))
-            });
-            lines.push(cells.collect::<Vec<_>>().join(" │ ").trim_end().to_owned());
-            if number == 0 {
-                lines.push(widths.iter().map(|wide| "─".repeat(*wide)).collect::<Vec<_>>().join("─┼─"));
-            }
-        }
-        lines.join("\n")
-    }
-}
-
-/// Columns of a terminal, roughly: East Asian characters and emoji take two.
-fn width(text: &str) -> usize {
-    let wide = |character: char| matches!(u32::from(character), 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x20000..=0x3fffd);
-    text.chars().map(|character| if wide(character) { 2 } else { 1 }).sum()
 }
 
 /// The language of a fence, if it looks like one.

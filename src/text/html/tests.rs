@@ -1,6 +1,6 @@
 //! Tests of the HTML dialect: what Markdown becomes, and that nothing can make the output invalid.
 
-use super::telegram;
+use super::{readable, telegram};
 use proptest::prelude::*;
 
 /// Panics unless the text is what Telegram takes: known tags, closed in order, everything else escaped. → the visible text
@@ -157,5 +157,29 @@ proptest! {
         let shown = visible(&telegram(&text).text);
         let letters = |text: &str| text.chars().filter(char::is_ascii_lowercase).collect::<String>();
         prop_assert_eq!(letters(&shown), letters(&text));
+    }
+}
+
+#[test]
+fn without_markup() {
+    let check = |markdown: &str, expect: &str| assert_eq!(readable(markdown), expect, "from {markdown:?}");
+    check("plain <b> & \"q\"", "plain <b> & \"q\"");
+    check("# Title\n**bold** *italic* ~~gone~~ `a*b`", "Title\n\nbold italic gone a*b");
+    check("- one\n- two\n  - inner\n\n1. first\n2. second", "• one\n• two\n  • inner\n\n1. first\n2. second");
+    check("see [docs](https://x.y/z) and <https://x.y>", "see docs (https://x.y/z) and https://x.y");
+    check("```rust\nlet a = 1;\n```\n\nafter", "let a = 1;\n\nafter");
+    check("> said\n\nanswer", "> said\n\nanswer");
+    check("| a | b |\n|---|---|\n| 1 | 22 |", "a │ b\n──┼───\n1 │ 22");
+    check("- [x] done\n- [ ] open", "• ☑ done\n• ☐ open");
+    check("", "");
+    check("\u{7}", "");
+}
+
+proptest! {
+    #[test]
+    fn without_markup_the_same_shows_as_with_it(words in proptest::collection::vec("[a-z&<]{1,6}|\\*\\*|`|\n|\n- |# ", 0..30)) {
+        let markdown = words.join(" ");
+        let shows = |text: &str| text.chars().filter(|character| !character.is_whitespace()).collect::<String>();
+        prop_assert_eq!(shows(&readable(&markdown)), shows(&visible(&telegram(&markdown).text)));
     }
 }

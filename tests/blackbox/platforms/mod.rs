@@ -5,6 +5,8 @@
 
 mod homeassistant;
 mod homeassistant_real;
+mod weixin;
+mod weixin_login;
 
 use crate::support::gateway::Setup;
 use crate::support::http::Server;

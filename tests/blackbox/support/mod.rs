@@ -17,3 +17,5 @@ pub mod process;
 pub mod telegram;
 pub mod telegram_methods;
 pub mod websocket;
+pub mod weixin;
+pub mod weixin_calls;
