@@ -63,7 +63,6 @@ impl ApiError {
         match self {
             Self::Net { what, error } => adapter_error(error, what),
             Self::Refused { class, .. } => match class {
-                Class::Token => fatal(CREDENTIAL),
                 Class::Fatal(remedy) => fatal(remedy),
                 Class::NoPrivilege => {
                     fatal("the bot may not use this interface: see its permissions on q.qq.com (开发设置, IP whitelist too)")
@@ -80,8 +79,9 @@ impl ApiError {
         match self {
             Self::Net { what, error } => send_error(error, what, idempotent),
             Self::Refused { class, .. } => match class {
-                Class::Token => fatal(CREDENTIAL),
                 Class::Fatal(remedy) => fatal(remedy),
+                // One that was just given out. Whether the credential is good, the one who gives it out knows.
+                Class::Token => SendError::Retry { cause, after: Some(Duration::from_secs(30)) },
                 Class::Later => SendError::Retry { cause, after: self.retry_after() },
                 Class::NotConnected => SendError::Retry { cause, after: Some(Duration::from_secs(5)) },
                 _ => SendError::Reject { cause },

@@ -180,7 +180,8 @@ impl QqInlet {
             },
         };
         let limit = &answer["session_start_limit"];
-        if limit["remaining"].as_i64() == Some(0) && limit["total"].as_i64() != Some(0) {
+        // A session that goes on does not count.
+        if limit["remaining"].as_i64() == Some(0) && limit["total"].as_i64() != Some(0) && self.memory().known().is_none() {
             let after = to_integer(&limit["reset_after"]).and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
             return Err(AdapterError::Retry { cause: "QQ allows no more sessions for now".to_owned(), after });
         }
@@ -313,7 +314,12 @@ impl Line<'_> {
 
     fn frame(&mut self, text: &str) -> Result<(), End> {
         self.link.events.heard();
-        match frame::understand(text).map_err(|cause| retry(format!("the gateway sent {cause}")))? {
+        let frame = frame::understand(text).map_err(|cause| retry(format!("the gateway sent {cause}")))?;
+        if self.pause.is_none() && matches!(frame, Frame::Ready { .. } | Frame::Resumed(_) | Frame::Event { .. }) {
+            return Err(retry("the gateway sent events before it said hello").into());
+        }
+        match frame {
+            Frame::Hello(_) if self.pause.is_some() => Ok(()),
             Frame::Hello(interval) => self.log_in(interval),
             Frame::Ready { session_id, bot_id, bot_name, seq } => {
                 let session = Session { app_id: self.inlet.settings.app_id.clone(), id: session_id, seq, bot_id, bot_name };

@@ -392,6 +392,34 @@ fn frames_that_are_none_cost_a_connection_and_odd_events_nothing() {
 }
 
 #[test]
+fn a52_the_last_session_is_resumed_and_none_is_begun_beyond_the_limit() {
+    let qq = QqBot::start();
+    qq.change(|state| state.starts_left = 1);
+    let gateway = connected(&qq);
+    talk(&qq, "in the last session");
+    qq.cut();
+    qq.wait_connects(2);
+    gateway.wait_adapter("qqbot", "connected");
+    qq.send_frame(&json!({"op": 9, "d": false}));
+    let adapter = gateway.wait_adapter("qqbot", "retrying");
+    assert!(adapter["error"].is_string());
+    gateway.wait_for_log("QQ allows no more sessions", Duration::from_secs(20));
+    assert_eq!((qq.frames(2).len(), qq.frames(6).len()), (1, 1));
+}
+
+#[test]
+fn a_server_without_manners_is_left_at_once() {
+    let qq = QqBot::start();
+    qq.change(|state| state.rude = 1);
+    let gateway = connected(&qq);
+    assert!(gateway.logged("before it said hello"));
+    // A second "hello" changes nothing.
+    qq.send_frame(&json!({"op": 10, "d": {"heartbeat_interval": 1000}}));
+    talk(&qq, "after all");
+    assert_eq!((qq.connects(), qq.frames(2).len()), (1, 1));
+}
+
+#[test]
 fn files_are_saved_and_quotations_are_told() {
     let (qq, model) = (QqBot::start(), Model::start());
     model.rule("what is this", [model::text("a picture and a page")]);

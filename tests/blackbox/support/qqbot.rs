@@ -106,6 +106,10 @@ pub struct State {
     pub heartbeat_ms: u64,
     /// Heartbeats are not answered.
     pub deaf: bool,
+    /// The next connections get an event before "hello".
+    pub rude: usize,
+    /// New sessions that may be begun.
+    pub starts_left: i64,
     pub allowed_intents: i64,
     pub logins: VecDeque<Login>,
     pub sessions: BTreeMap<String, Session>,
@@ -206,6 +210,8 @@ impl QqBot {
             token_requests: 0,
             heartbeat_ms: 1000,
             deaf: false,
+            rude: 0,
+            starts_left: 1000,
             allowed_intents: CHATS | GUILDS,
             logins: VecDeque::new(),
             sessions: BTreeMap::new(),

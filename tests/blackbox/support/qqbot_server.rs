@@ -78,7 +78,7 @@ fn answer(state: &mut State, request: &Request, path: &str, body: &Value) -> Ans
         ("GET", ["users", "@me"]) => (200, json!({"id": BOT_ID, "username": "testbot", "avatar": "", "bot": true})),
         ("GET", ["gateway"]) => (200, json!({"url": format!("ws://{host}/websocket/")})),
         ("GET", ["gateway", "bot"]) => {
-            let limit = json!({"total": 1000, "remaining": 1000, "reset_after": 86_400_000, "max_concurrency": 1});
+            let limit = json!({"total": 1000, "remaining": state.starts_left, "reset_after": 86_400_000, "max_concurrency": 1});
             (200, json!({"url": format!("ws://{host}/websocket/"), "shards": 1, "session_start_limit": limit}))
         }
         ("POST", ["v2", "users" | "groups", _, "messages"]) => numbered(state, path, body),
@@ -201,6 +201,10 @@ fn gateway(shared: &Shared, request: &Request, connection: &mut Connection) {
     let sender = socket.sender();
     let number = shared.change(|state| {
         state.opened += 1;
+        if state.rude > 0 {
+            state.rude -= 1;
+            sender.text(&json!({"op": 0, "s": 1, "t": "FRIEND_ADD", "d": {"openid": "A"}}).to_string());
+        }
         sender.text(&json!({"op": 10, "d": {"heartbeat_interval": state.heartbeat_ms}}).to_string());
         state.connections.push(qqbot::Connection { number: state.opened, sender: sender.clone(), session: None });
         state.opened
@@ -301,6 +305,8 @@ fn identify(state: &mut State, sender: &Sender, data: &Value) -> Option<String> 
         sender.close(4014, "disallowed intents");
         return None;
     }
+    assert!(state.starts_left > 0, "no more sessions may be begun");
+    state.starts_left -= 1;
     let session = format!("{:032x}", fastrand::u128(..));
     let ready = json!({"version": 1, "session_id": session, "user": {"id": BOT_ID, "username": "testbot", "bot": true}, "shard": [0, 0]});
     sender.text(&json!({"op": 0, "s": 1, "t": "READY", "d": ready}).to_string());
