@@ -4,6 +4,7 @@
 //! before; what is not for us, at once. A frame that cannot be ends the connection: the next one gets what was not acknowledged.
 
 use super::api::Api;
+use super::classes::Class;
 use super::connect::{discover, ping_interval, refused_handshake};
 use super::content::Me;
 use super::frame::{self, Frame};
@@ -18,6 +19,7 @@ use crate::core::types::Receipt;
 use crate::limits;
 use crate::net::{NetOptions, WebSocket, WsError, WsEvent, WsLimits, WsMessage, close_code};
 use crate::thread::{CancelToken, enter};
+use serde_json::json;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -82,16 +84,13 @@ fn bot_info(api: &Api, deadline: Deadline) -> Result<Me, AdapterError> {
     let answer = api.call("bot info", "GET", "/open-apis/bot/v3/info", None, deadline).map_err(|error| error.for_adapter())?;
     let info: BotInfo = serde_json::from_value(answer).unwrap_or_default();
     let bot = info.bot.unwrap_or_default();
-    if bot.activate_status.is_some_and(|status| status != 2) {
-        log::debug!(target: "feishu", "the bot's activate_status is {:?}", bot.activate_status);
-    }
     match bot.open_id.filter(|id| !id.is_empty()) {
         Some(open_id) => Ok(Me { open_id, name: bot.app_name.unwrap_or_default() }),
         None => Err(AdapterError::Retry { cause: "bot info: an answer without open_id".to_owned(), after: None }),
     }
 }
 
-/// For `doctor`: the credential, the bot, and whether the long connection may be opened. It is not opened.
+/// For `doctor`: the credential, the bot, whether the long connection may be opened (it is not), and the permission to write.
 pub(super) fn check(
     settings: &Arc<Settings>,
     bearer: &Arc<Bearer>,
@@ -102,6 +101,14 @@ pub(super) fn check(
     let api = Api::new(settings, bearer, net, token);
     let me = bot_info(&api, deadline)?;
     discover(&api, settings, deadline)?;
+    // An answer to a message that there is not: permissions are looked at first, and nothing can be sent.
+    let body = json!({"msg_type": "text", "content": "{\"text\":\"\"}", "reply_in_thread": false, "uuid": "doctor"});
+    let asked = api.call("permission to write", "POST", "/open-apis/im/v1/messages/om_0/reply", Some(&body), deadline);
+    if let Err(error) = asked.as_ref()
+        && matches!(error.class(), Some(Class::Scope | Class::Ability))
+    {
+        return Err(error.for_adapter());
+    }
     Ok(if me.name.is_empty() { me.open_id } else { me.name })
 }
 

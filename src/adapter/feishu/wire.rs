@@ -184,9 +184,6 @@ pub(super) struct Bot {
     pub open_id: Option<String>,
     #[serde(deserialize_with = "lenient")]
     pub app_name: Option<String>,
-    /// 2: in use. Others are an app that is not published or switched off.
-    #[serde(deserialize_with = "integer")]
-    pub activate_status: Option<i64>,
 }
 
 /// `tenant_access_token/internal`, whose fields are not under `data`.

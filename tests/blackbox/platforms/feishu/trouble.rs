@@ -178,6 +178,9 @@ fn doctor_names_the_bot_or_what_is_missing() {
         1,
     );
     gateway.cli(&["doctor"]).says("im:message or im:message:send_as_bot");
+    feishu.change(|state| state.missing_scope = Some("im:message:send_as_bot"));
+    gateway.cli(&["doctor"]).says("grant im:message:send_as_bot");
+    feishu.change(|state| state.missing_scope = None);
     feishu.fail("token", refuse(200, 10_014, "app secret invalid"), 1);
     gateway.cli(&["doctor"]).says("app_secret");
     feishu.fail("discovery", refuse(200, 514, "auth failed"), 1);
