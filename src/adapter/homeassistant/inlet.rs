@@ -69,6 +69,7 @@ impl Inlet for HomeAssistantInlet {
             fallen_back: false,
             next_ping: clock::now() + self.settings.heartbeat,
             pong_due: None,
+            own_wait: None,
         };
         connection.receive()
     }
@@ -157,6 +158,8 @@ struct Connection<'a> {
     next_ping: Instant,
     /// When the pong must be there.
     pong_due: Option<Instant>,
+    /// Until when the end of the gateway's own calls is waited for.
+    own_wait: Option<Deadline>,
 }
 
 impl Connection<'_> {
@@ -181,11 +184,12 @@ impl Connection<'_> {
                     self.link.events.heard();
                     self.take(&frame)?;
                 }
-                None if self.pong_due.is_some_and(|due| due <= clock::now()) => {
-                    let wait = self.pong_wait().as_secs();
-                    return Err(retry(format!("no answer to a ping within {wait} s")));
-                }
+                None if self.pong_due.is_some_and(|due| due <= clock::now()) => return Err(self.no_pong()),
                 None => {}
+            }
+            // What comes may have waited while a message was being stored; but not for ever.
+            if self.pong_due.is_some_and(|due| due + limits::HOMEASSISTANT_SETTLE <= clock::now()) {
+                return Err(self.no_pong());
             }
             self.timers()?;
         }
@@ -197,6 +201,10 @@ impl Connection<'_> {
 
     fn pong_wait(&self) -> Duration {
         limits::HOMEASSISTANT_PONG.min(self.settings.heartbeat)
+    }
+
+    fn no_pong(&self) -> AdapterError {
+        retry(format!("no answer to a ping within {} s", self.pong_wait().as_secs()))
     }
 
     fn send(&mut self, text: String) -> Result<(), AdapterError> {
@@ -336,10 +344,13 @@ impl Connection<'_> {
 
     /// Whether the gateway itself has done it. A person may use the same account, so that the account alone says nothing:
     /// while calls are under way, their answers are waited for, which name what they have changed.
-    fn is_own_call(&self, context: &Context) -> Result<bool, AdapterError> {
-        let deadline = Deadline::after(limits::HOMEASSISTANT_OWN_WAIT);
+    fn is_own_call(&mut self, context: &Context) -> Result<bool, AdapterError> {
         let suspect = self.is_own_account(context) || context.parent_id.is_some();
-        if suspect && OWN_CALLS.are_under_way() {
+        if !OWN_CALLS.are_under_way() {
+            self.own_wait = None;
+        } else if suspect {
+            // All changes that come while a call is under way share one wait.
+            let deadline = *self.own_wait.get_or_insert_with(|| Deadline::after(limits::HOMEASSISTANT_OWN_WAIT));
             let _busy = enter(format_args!("waiting for the end of a service call"), deadline);
             while OWN_CALLS.are_under_way() && !deadline.passed() && !OWN_CALLS.caused(context) {
                 self.link.token.sleep(OWN_LOOK)?;

@@ -449,6 +449,17 @@ fn a_token_that_is_revoked_is_told_once_and_not_tried_again() {
 }
 
 #[test]
+fn an_address_that_is_banned_is_told_with_what_to_do() {
+    let home = HomeAssistant::start();
+    home.lock().banned = true;
+    let gateway = setup(&home).start();
+    gateway.wait_adapter("homeassistant", "failed");
+    assert!(gateway.logged("ip_bans.yaml"), "{}", gateway.log_tail());
+    let connections = home.server.connections();
+    poll::never(QUIET, "another attempt", || home.server.connections() > connections);
+}
+
+#[test]
 fn doctor_tells_whether_the_token_is_good() {
     let home = HomeAssistant::start();
     let setup = setup(&home);

@@ -57,6 +57,8 @@ pub struct Call {
 pub struct State {
     pub token: String,
     pub refuse: bool,
+    /// The gateway's address failed too often: nothing else is said to it.
+    pub banned: bool,
     /// Statuses that services (`*`: whatever) answer with instead of doing anything.
     pub refusals: Vec<(String, u16, usize)>,
     pub states: BTreeMap<String, Value>,
@@ -181,6 +183,7 @@ impl HomeAssistant {
         let state = State {
             token: format!("eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.{token}"),
             refuse: false,
+            banned: false,
             refusals: Vec::new(),
             states: BTreeMap::new(),
             notifications: Vec::new(),

@@ -13,6 +13,10 @@ fn lock(shared: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 pub fn serve(shared: &Mutex<State>, request: &Request, connection: &mut Connection) -> Next {
+    if lock(shared).banned {
+        let _ = connection.respond(403, &[("Content-Type", TEXT)], b"403: Forbidden");
+        return Next::Close;
+    }
     if request.path() == "/api/websocket" {
         talk(shared, request, connection);
         return Next::Close;
