@@ -5,6 +5,7 @@
 
 mod homeassistant;
 mod homeassistant_real;
+mod homeassistant_tools;
 mod weixin;
 mod weixin_login;
 
