@@ -6,6 +6,7 @@
 mod feishu;
 mod homeassistant;
 mod homeassistant_real;
+mod homeassistant_tools;
 mod qqbot;
 mod suite;
 mod telegram;
