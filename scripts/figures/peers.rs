@@ -5,6 +5,7 @@ use crate::measure::{Figure, Times, fsync, memory_text, ms};
 use crate::platforms::together::{Any, all};
 use crate::support::faults::Proxy;
 use crate::support::gateway::{Gateway, Setup};
+use crate::support::model::{self, Model, Protocol};
 use crate::support::poll;
 use crate::support::process::{descriptors, footprint, switches};
 use std::time::{Duration, Instant};
@@ -18,8 +19,11 @@ const WATCH: Duration = Duration::from_secs(30);
 const LATENCY: Duration = Duration::from_millis(5);
 /// The message, the turn with its reply, and the note that it is being sent, one after the other.
 const COMMITS: u32 = 3;
-const EXCHANGES: usize = 60;
-const WARM: usize = 5;
+/// Together with those that warm up fewer than WeCom takes at once.
+const EXCHANGES: usize = 16;
+const WARM: usize = 3;
+/// Between two exchanges.
+const APART: Duration = Duration::from_millis(700);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn setup() -> Setup {
@@ -71,28 +75,35 @@ fn idle() -> Vec<Figure> {
     figures
 }
 
-/// One message after the other on each platform alone, answered by the offline model.
+/// One message after the other on each platform alone, answered at once by a model on loopback.
 fn latency() -> Vec<Figure> {
     let mut figures = Vec::new();
     for platform in all() {
         let platforms = vec![platform];
         let platform = &platforms[0];
-        let gateway = platform.add_to(setup(), platform.server().address).start();
+        let model = Model::start();
+        for number in 0..WARM + EXCHANGES {
+            model.rule(&format!("question {number}."), [model::text(&format!("answer {number}."))]);
+        }
+        let setup = platform.add_to(setup(), platform.server().address).model(&model, Protocol::Anthropic);
+        let gateway = setup.start();
         let disk = fsync(gateway.setup.scratch());
         wait_connected(&gateway, &platforms);
         let mut times = Vec::new();
         for number in 0..WARM + EXCHANGES {
             let answer = format!("answer {number}.");
             let begun = Instant::now();
-            platform.says(&format!("echo: {answer}"));
+            platform.says(&format!("question {number}."));
             let seen =
                 poll::try_for(PATIENCE, Duration::from_micros(100), || platform.texts().last().filter(|last| **last == answer).map(drop));
             let took = begun.elapsed();
-            assert!(seen.is_some(), "{}: no answer {number}\n{}", platform.name(), gateway.log_tail());
+            assert!(seen.is_some(), "{}: no answer {number}: {:?}\n{}", platform.name(), platform.texts(), gateway.log_tail());
             if number >= WARM {
                 times.push(took);
             }
             gateway.wait_idle();
+            // Some platforms take only a few messages a second.
+            pause(APART);
         }
         let times = Times::new(times);
         let limit = LATENCY + disk.median() * COMMITS;
