@@ -335,7 +335,7 @@ impl Outlet for WecomOutlet {
         if text.is_empty() || (!first && text == before.text) {
             return if first { Err(SendError::Reject { cause: "there is nothing to be seen yet".to_owned() }) } else { Ok(shown) };
         }
-        let wait = self.pace.wait(id, Use::Update, clock::now());
+        let wait = self.pace.wait(id, if first { Use::Opening } else { Use::Update }, clock::now());
         if !wait.is_zero() {
             return Err(SendError::Retry { cause: "too soon for another preview".to_owned(), after: Some(wait) });
         }
@@ -360,7 +360,7 @@ impl Outlet for WecomOutlet {
             return if open.is_ending(clock::wall_ms()) { self.end_in_time(id, &open, deadline) } else { Ok(()) };
         }
         let Some(stream) = self.fresh(id)? else { return Ok(()) };
-        let wait = self.pace.wait(id, Use::Update, clock::now()).max(self.pace.wait(id, Use::Message, clock::now()));
+        let wait = self.pace.wait(id, Use::Opening, clock::now());
         if !wait.is_zero() {
             return Err(SendError::Retry { cause: "too soon for a placeholder".to_owned(), after: Some(wait) });
         }

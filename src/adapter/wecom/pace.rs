@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 pub(super) enum Use {
     /// A message, or the first frame of a stream.
     Message,
+    /// The first frame of a stream that can be left out: a preview or a placeholder. It is a message, too.
+    Opening,
     /// A further frame of a stream that can be left out.
     Update,
 }
@@ -74,6 +76,7 @@ impl Pace {
         let Some(known) = self.chats.get(chat) else { return Duration::ZERO };
         let bucket = match usage {
             Use::Message => known.messages.wait(MESSAGES, now),
+            Use::Opening => known.messages.wait(MESSAGES, now).max(known.frames.wait(FRAMES, now)),
             Use::Update => known.frames.wait(FRAMES, now),
         };
         bucket.max(self.blocked(chat, now))
@@ -89,7 +92,7 @@ impl Pace {
     pub fn take(&mut self, chat: &str, usage: Use, now: Instant) {
         let known = self.chat(chat, now);
         known.frames.take(FRAMES, now);
-        if usage == Use::Message {
+        if usage != Use::Update {
             known.messages.take(MESSAGES, now);
         }
     }
@@ -136,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_conversation_gets_thirty_a_minute_and_a_thousand_an_hour() {
-        for usage in [Use::Message, Use::Update] {
+        for usage in [Use::Message, Use::Opening, Use::Update] {
             assert!(most_within(&run(usage, 200), 60_000) <= 30, "{usage:?}");
         }
         assert!(most_within(&run(Use::Message, 1500), 3_600_000) <= 1000);
@@ -150,6 +153,26 @@ mod tests {
         }
         assert_eq!(pace.wait("a", Use::Message, now), Duration::ZERO);
         assert_eq!(pace.wait("b", Use::Update, now), Duration::ZERO, "each conversation by itself");
+    }
+
+    /// Replies of which each is preceded by a preview wherever there is room for one.
+    #[test]
+    fn a_preview_that_opens_a_stream_is_a_message() {
+        let (mut pace, start) = (Pace::default(), clock::now());
+        let (mut now, mut moments) = (start, Vec::new());
+        for _ in 0..200 {
+            now += Duration::from_millis(50);
+            if pace.wait("a", Use::Opening, now).is_zero() {
+                pace.take("a", Use::Opening, now);
+                // The reply ends that stream.
+                pace.take("a", Use::Update, now);
+            } else {
+                now += pace.wait("a", Use::Message, now);
+                pace.take("a", Use::Message, now);
+            }
+            moments.push((now - start).as_millis());
+        }
+        assert!(most_within(&moments, 60_000) <= 30, "{moments:?}");
     }
 
     #[test]
