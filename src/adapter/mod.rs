@@ -4,6 +4,7 @@
 //! `adapter/NAME/send` and delivers. Both are straight-line code that blocks with deadlines and returns errors;
 //! reconnecting, backoff, replacing a stuck thread, queues and durability are done once, by the code around them.
 
+pub mod attachments;
 pub mod bearer;
 pub mod cipher;
 #[cfg(debug_assertions)]

@@ -4,10 +4,11 @@ use super::adapters;
 use super::diagnostic::{Diagnostic, Level};
 use super::environment::Environment;
 use super::keys::PlatformKeys;
+use super::nearest::nearest;
 use super::places::Places;
 use super::reader::{Findings, Section, alternatives};
 use super::secret::{Sources, read_bounded};
-use super::{Busy, Config, HOMEASSISTANT_DOMAINS, ProviderConfig, ProviderKind, ShutdownConfig, ToolsConfig, duration, upkeep};
+use super::{Busy, Config, HOMEASSISTANT_DOMAINS, ProviderConfig, ProviderKind, ShutdownConfig, TOOLS, ToolsConfig, duration, upkeep};
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::de::DeTable;
@@ -242,7 +243,7 @@ fn tools(root: &Section<'_>, environment: &Environment) -> ToolsConfig {
         tools.error("`workdir` must be an absolute path", Some(at.clone()), "expected e.g. \"/home/ana/work\" or \"~/work\"");
     }
     let config = ToolsConfig {
-        enabled: tools.list("enabled", false).unwrap_or_else(|| vec!["*".to_owned()]),
+        enabled: enabled_tools(&tools),
         workdir: workdir.map_or_else(home, |(path, _)| path),
         shell_timeout: shell.duration("timeout", Duration::from_secs(180), SECOND..=DAY),
         shell_env: shell.list("env", false).unwrap_or_default(),
@@ -251,6 +252,19 @@ fn tools(root: &Section<'_>, environment: &Environment) -> ToolsConfig {
     shell.finish();
     tools.finish();
     config
+}
+
+fn enabled_tools(tools: &Section<'_>) -> Vec<String> {
+    let Some(enabled) = tools.list("enabled", false) else { return vec!["*".to_owned()] };
+    if let Some(odd) = enabled.iter().find(|name| *name != "*" && !TOOLS.contains(&name.as_str())) {
+        let at = tools.value("enabled").map(toml::Spanned::span);
+        let label = match nearest(odd, TOOLS.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("there are {}", TOOLS.join(", ")),
+        };
+        tools.error(format!("unknown tool: `{odd}`"), at, label);
+    }
+    enabled
 }
 
 /// `light`, or `scene.turn_on`.

@@ -387,6 +387,19 @@ fn credentials_of_systemd_and_adapters_that_are_off() {
 }
 
 #[test]
+fn tools_that_do_not_exist_are_named() {
+    let printed = |enabled: &str| match load_text(&format!("{PROVIDER}[tools]\nenabled = {enabled}\n")) {
+        Err(LoadError::Invalid { rendered, .. }) => rendered,
+        other => panic!("{other:?}"),
+    };
+    let typo = printed("[\"shel\"]");
+    assert!(typo.contains("unknown tool: `shel`") && typo.contains("did you mean `shell`?"), "{typo}");
+    assert!(printed("[\"shell\", \"browser\"]").contains("there are shell, read_file"));
+    assert!(load_text(&format!("{PROVIDER}[tools]\nenabled = [\"*\"]\n")).is_ok());
+    assert!(load_text(&format!("{PROVIDER}[tools]\nenabled = [\"ha_get_state\", \"shell\"]\n")).is_ok());
+}
+
+#[test]
 fn the_disconnect_timeout_of_the_environment() {
     let check = |value: &str, ask_s: u64, shares: bool, warned: bool| {
         let fixture = Fixture::new().with(DISCONNECT_TIMEOUT, value);

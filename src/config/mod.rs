@@ -133,6 +133,10 @@ pub struct ToolsConfig {
     pub homeassistant_domains: Vec<String>,
 }
 
+/// The names that `[tools] enabled` may hold.
+pub const TOOLS: &[&str] =
+    &["shell", "read_file", "write_file", "edit_file", "search_files", "http_fetch", "ha_get_state", "ha_list_entities", "ha_call_service"];
+
 /// What is comfort and can be undone. Nothing that opens a way into the house (locks, covers with their garage doors,
 /// alarm panels), and nothing that runs code or changes the system (`shell_command`, `python_script`, `rest_command`,
 /// `hassio`, `homeassistant`, scripts and automations). Of scenes only `turn_on`: `scene.apply` can set any entity.

@@ -1,17 +1,14 @@
-//! The files of a message, straight to disk. Runs on the inlet's thread.
-//!
-//! Whatever goes wrong with a file becomes its note; the message itself is always delivered.
+//! The files of a message, from the message's own resources. Runs on the inlet's thread.
 
 use super::Settings;
 use super::api::{Api, ApiError};
 use super::content::FileRef;
 use crate::adapter::Link;
-use crate::adapter::files::{FileError, Files, safe_name};
+use crate::adapter::attachments::{self, Described, Missed, Opened};
 use crate::adapter::rest::escaped;
 use crate::clock::Deadline;
-use crate::core::types::{Attachment, Inbound};
+use crate::core::types::Inbound;
 use crate::limits;
-use crate::net::NetError;
 use crate::thread::Cancelled;
 
 /// Puts the files of a message on disk and into its attachments.
@@ -20,43 +17,11 @@ use crate::thread::Cancelled;
 /// [`Cancelled`], and nothing else.
 pub(super) fn fetch(api: &Api, settings: &Settings, link: &Link, inbound: &mut Inbound, refs: Vec<FileRef>) -> Result<(), Cancelled> {
     let deadline = Deadline::after(limits::FEISHU_DOWNLOAD);
-    for file in refs {
-        link.token.check()?;
-        let mut attachment = Attachment {
-            kind: file.kind.to_owned(),
-            name: safe_name(&file.name),
-            media_type: file.media_type.clone(),
-            bytes: 0,
-            path: None,
-            note: None,
-        };
-        match fetch_one(api, settings, link, inbound, &file, deadline) {
-            Ok(got) => {
-                (attachment.path, attachment.bytes) = (Some(got.path), got.bytes);
-                (attachment.name, attachment.media_type) = (safe_name(&got.name), got.media_type);
-            }
-            Err(Missed::Cancelled) => return Err(Cancelled),
-            Err(Missed::Note(note)) => {
-                log::info!(target: &link.name, "{} of message {} not downloaded: {note}", file.kind, inbound.message_id);
-                attachment.note = Some(format!("not downloaded: {note}"));
-            }
-        }
-        inbound.attachments.push(attachment);
-        link.events.heard();
-    }
-    Ok(())
-}
-
-struct Got {
-    path: String,
-    bytes: u64,
-    name: String,
-    media_type: Option<String>,
-}
-
-enum Missed {
-    Cancelled,
-    Note(String),
+    let describe =
+        |file: &FileRef| Described { kind: file.kind, name: file.name.clone(), media_type: file.media_type.clone(), bytes: None };
+    attachments::fetch(link, &settings.audience, inbound, refs, deadline, describe, |inbound, file, deadline| {
+        open(api, &inbound.message_id, file, deadline)
+    })
 }
 
 impl From<ApiError> for Missed {
@@ -65,25 +30,13 @@ impl From<ApiError> for Missed {
     }
 }
 
-fn fetch_one(api: &Api, settings: &Settings, link: &Link, inbound: &Inbound, file: &FileRef, deadline: Deadline) -> Result<Got, Missed> {
-    if !settings.listens_to(inbound) {
-        return Err(Missed::Note("the sender is not on the list of allowed users".to_owned()));
-    }
-    if deadline.passed() {
-        return Err(Missed::Note("the files of this message took too long".to_owned()));
-    }
-    let path =
-        format!("/open-apis/im/v1/messages/{}/resources/{}?type={}", escaped(&inbound.message_id), escaped(&file.key), file.resource);
-    let mut response = api.download(&path, deadline)?;
+fn open(api: &Api, message_id: &str, file: &FileRef, deadline: Deadline) -> Result<Opened, Missed> {
+    let path = format!("/open-apis/im/v1/messages/{}/resources/{}?type={}", escaped(message_id), escaped(&file.key), file.resource);
+    let response = api.download(&path, deadline)?;
     let media_type = media_type(response.header("content-type")).or_else(|| file.media_type.clone());
     // Photos have no name of their own.
-    let name = if file.name.contains('.') { file.name.clone() } else { format!("{}{}", file.name, ending(media_type.as_deref())) };
-    let saved = Files::new(&link.files).save(&inbound.chat, &name, &mut response.body, deadline);
-    match saved {
-        Ok(saved) => Ok(Got { path: saved.path.to_string_lossy().into_owned(), bytes: saved.bytes, name, media_type }),
-        Err(FileError::Read(error)) if matches!(NetError::from_io(&error), Some(NetError::Cancelled)) => Err(Missed::Cancelled),
-        Err(error) => Err(Missed::Note(error.to_string())),
-    }
+    let name = (!file.name.contains('.')).then(|| format!("{}{}", file.name, ending(media_type.as_deref())));
+    Ok(Opened { name, media_type, ..Opened::new(response.body) })
 }
 
 /// What the server calls it, if that says anything.
@@ -101,15 +54,6 @@ fn ending(media_type: Option<&str>) -> &'static str {
         Some("image/gif") => ".gif",
         Some("image/webp") => ".webp",
         _ => "",
-    }
-}
-
-impl Settings {
-    /// Strangers must not be able to fill the disk. Who gets an answer is decided elsewhere.
-    fn listens_to(&self, inbound: &Inbound) -> bool {
-        let listed = |list: &[String], id: &str| list.iter().any(|entry| entry == "*" || entry == id);
-        let wanted = inbound.addressed || !self.group_mention;
-        wanted && (listed(&self.senders, &inbound.sender) || listed(&self.chats, &inbound.chat.chat))
     }
 }
 

@@ -20,6 +20,7 @@ mod render;
 pub mod slices;
 mod wire;
 
+use super::attachments::Audience;
 use super::bearer::Bearer;
 use super::table::{KeyInfo, PlatformInfo};
 use super::{Adapter, AdapterError, Inlet, Outlet, SendLink, Traits};
@@ -73,9 +74,7 @@ struct Settings {
     style: Style,
     working_mark: Option<String>,
     /// Whose files are downloaded. Whether a message is answered is decided elsewhere.
-    senders: Vec<String>,
-    chats: Vec<String>,
-    group_mention: bool,
+    audience: Audience,
 }
 
 /// What outlives a connection and a generation of the threads.
@@ -156,9 +155,7 @@ impl Settings {
             domain,
             style,
             working_mark: Some(mark.to_owned()).filter(|mark| mark != "off"),
-            senders: config.allowed_users.iter().chain(&config.admins).cloned().collect(),
-            chats: config.allowed_chats.clone(),
-            group_mention: config.group_mention,
+            audience: Audience::of(config),
         })
     }
 }
@@ -216,7 +213,7 @@ mod tests {
         let read = |keys: &[(&str, &str)]| Settings::read(&config(&[&[("app_id", "cli_1")], keys].concat(), "s"));
         let usual = read(&[]).expect("settings");
         assert_eq!((usual.domain.as_str(), usual.style, usual.working_mark.as_deref()), (FEISHU, Style::Rich, Some(MARK)));
-        assert_eq!(usual.senders, ["ou_ana", "ou_ben"]);
+        assert_eq!(usual.audience.senders, ["ou_ana", "ou_ben"]);
         assert_eq!(read(&[("domain", "lark")]).expect("settings").domain, LARK);
         assert_eq!(read(&[("domain", "http://127.0.0.1:9/")]).expect("settings").domain, "http://127.0.0.1:9");
         assert_eq!(read(&[("working_mark", "off")]).expect("settings").working_mark, None);

@@ -20,6 +20,7 @@ mod tests;
 mod waiting;
 mod window;
 
+use super::attachments::Audience;
 use super::bearer::Bearer;
 use super::table::{KeyInfo, PlatformInfo};
 use super::{Adapter, AdapterError, Inlet, Outlet, SendLink, Traits};
@@ -74,8 +75,7 @@ struct Settings {
     intents: Option<u32>,
     markdown: bool,
     /// Whose files are downloaded. Whether a message is answered is decided elsewhere.
-    senders: Vec<String>,
-    chats: Vec<String>,
+    audience: Audience,
 }
 
 /// What outlives a connection and a generation of the threads.
@@ -149,8 +149,7 @@ impl Settings {
             token_url: address("token_url", TOKEN_URL)?,
             intents,
             markdown,
-            senders: config.allowed_users.iter().chain(&config.admins).cloned().collect(),
-            chats: config.allowed_chats.clone(),
+            audience: Audience::of(config),
         })
     }
 }

@@ -4,6 +4,7 @@
 //! log lines name the method and the host, and what the server says is cleaned of it.
 
 use super::Settings;
+use crate::adapter::rest::escaped;
 use crate::clock::Deadline;
 use crate::limits;
 use crate::net::{Body, Bounds, Client, NetError, NetOptions, Request, Response};
@@ -163,20 +164,8 @@ fn read_answer(status: u16, body: &[u8], retry_after: Option<Duration>) -> Resul
 
 /// A path as part of an address: what has a meaning there is escaped, and nothing leads upwards.
 fn encoded(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    for segment in path.split('/').filter(|segment| !matches!(*segment, "" | "." | "..")) {
-        if !out.is_empty() {
-            out.push('/');
-        }
-        for byte in segment.bytes() {
-            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
-                out.push(char::from(byte));
-            } else {
-                out.push_str(&format!("%{byte:02X}"));
-            }
-        }
-    }
-    out
+    let segments = path.split('/').filter(|segment| !matches!(*segment, "" | "." | ".."));
+    segments.map(escaped).collect::<Vec<_>>().join("/")
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod protocol;
 mod tests;
 mod wire;
 
+use super::attachments::Audience;
 use super::table::{KeyInfo, PlatformInfo};
 use super::{Adapter, AdapterError, Inlet, Outlet, SendLink, Traits};
 use crate::clock::Deadline;
@@ -64,9 +65,7 @@ struct Settings {
     rate_limit: bool,
     poll_timeout: Duration,
     /// Whose files are downloaded. Whether a message is answered is decided elsewhere.
-    senders: Vec<String>,
-    chats: Vec<String>,
-    group_mention: bool,
+    audience: Audience,
 }
 
 impl Default for Settings {
@@ -76,9 +75,7 @@ impl Default for Settings {
             base_url: BASE_URL.to_owned(),
             rate_limit: true,
             poll_timeout: Duration::from_secs(30),
-            senders: Vec::new(),
-            chats: Vec::new(),
-            group_mention: true,
+            audience: Audience { group_mention: true, ..Audience::default() },
         }
     }
 }
@@ -132,9 +129,7 @@ impl Settings {
             base_url,
             rate_limit,
             poll_timeout: Duration::from_secs(seconds),
-            senders: config.allowed_users.iter().chain(&config.admins).cloned().collect(),
-            chats: config.allowed_chats.clone(),
-            group_mention: config.group_mention,
+            audience: Audience::of(config),
         })
     }
 }

@@ -1,17 +1,15 @@
-//! The files of a message: downloaded, decrypted, straight to disk. Runs on the inlet's thread.
-//!
-//! Whatever goes wrong with a file becomes its note; the message itself is always delivered.
+//! The files of a message: downloaded and decrypted. Runs on the inlet's thread.
 
 use super::Settings;
 use super::protocol::FileRef;
 use crate::adapter::Link;
+use crate::adapter::attachments::{self, Described, Missed, Opened};
 use crate::adapter::cipher::Decrypted;
-use crate::adapter::files::{FileError, Files, Saved, safe_name};
 use crate::adapter::rest::Rest;
 use crate::clock::Deadline;
-use crate::core::types::{Attachment, Inbound};
+use crate::core::types::Inbound;
 use crate::limits;
-use crate::net::{NetError, Url};
+use crate::net::Url;
 use crate::thread::{Cancelled, enter};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -26,84 +24,30 @@ const HOSTS: [&str; 4] = [".qq.com", ".myqcloud.com", ".qpic.cn", ".tencentcos.c
 pub(super) fn fetch(settings: &Settings, link: &Link, inbound: &mut Inbound, refs: Vec<FileRef>) -> Result<(), Cancelled> {
     let deadline = Deadline::after(limits::WECOM_DOWNLOAD);
     let rest = Rest::new(&link.net, &link.token);
-    for file in refs {
-        link.token.check()?;
-        let mut attachment = Attachment {
-            kind: file.kind.to_owned(),
-            name: safe_name(&file.name),
-            media_type: file.media_type.map(str::to_owned),
-            bytes: 0,
-            path: None,
-            note: None,
-        };
-        match fetch_one(&rest, settings, link, inbound, &file, deadline) {
-            Ok((name, saved)) => {
-                attachment.name = safe_name(&name);
-                (attachment.path, attachment.bytes) = (Some(saved.path.to_string_lossy().into_owned()), saved.bytes);
-            }
-            Err(Missed::Cancelled) => return Err(Cancelled),
-            Err(Missed::Note(note)) => {
-                log::info!(target: &link.name, "{} of message {} not downloaded: {note}", file.kind, inbound.message_id);
-                attachment.note = Some(format!("not downloaded: {note}"));
-            }
-        }
-        inbound.attachments.push(attachment);
-        link.events.heard();
-    }
-    Ok(())
+    let describe = |file: &FileRef| Described {
+        kind: file.kind,
+        name: file.name.clone(),
+        media_type: file.media_type.map(str::to_owned),
+        bytes: None,
+    };
+    attachments::fetch(link, &settings.audience, inbound, refs, deadline, describe, |_, file, deadline| {
+        open(&rest, settings, file, deadline)
+    })
 }
 
-enum Missed {
-    Cancelled,
-    Note(String),
-}
-
-impl From<NetError> for Missed {
-    fn from(error: NetError) -> Self {
-        if matches!(error, NetError::Cancelled) { Self::Cancelled } else { Self::Note(error.to_string()) }
-    }
-}
-
-fn fetch_one(
-    rest: &Rest,
-    settings: &Settings,
-    link: &Link,
-    inbound: &Inbound,
-    file: &FileRef,
-    deadline: Deadline,
-) -> Result<(String, Saved), Missed> {
-    let note = |text: &str| Missed::Note(text.to_owned());
-    if !settings.listens_to(inbound) {
-        return Err(note("the sender is not on the list of allowed users"));
-    }
-    if deadline.passed() {
-        return Err(note("the files of this message took too long"));
-    }
+fn open(rest: &Rest, settings: &Settings, file: &FileRef, deadline: Deadline) -> Result<Opened, Missed> {
     if !is_trusted(&file.url, &settings.host) {
-        return Err(note("its address is not one of WeCom's"));
+        return Err(Missed::note("its address is not one of WeCom's"));
     }
-    let key =
-        file.aeskey.as_deref().map(key).ok_or_else(|| note("it came without a key"))?.ok_or_else(|| note("its key makes no sense"))?;
+    let key = file.aeskey.as_deref().map(key).ok_or_else(|| Missed::note("it came without a key"))?;
+    let key = key.ok_or_else(|| Missed::note("its key makes no sense"))?;
     let _busy = enter(format_args!("wecom: downloading a file"), deadline);
     let response = rest.download(file.url.clone(), Vec::new(), deadline)?;
     if response.status != 200 {
         return Err(Missed::Note(format!("{}: HTTP {}", response.peer, response.status)));
     }
-    let named = response.header("content-disposition").and_then(file_name);
-    let name = named.unwrap_or_else(|| file.name.clone());
-    let mut body = Decrypted::cbc(response.body, &key);
-    match Files::new(&link.files).save(&inbound.chat, &name, &mut body, deadline) {
-        Ok(saved) => Ok((name, saved)),
-        Err(FileError::Read(error)) if matches!(NetError::from_io(&error), Some(NetError::Cancelled)) => Err(Missed::Cancelled),
-        Err(error) => Err(Missed::Note(error.to_string())),
-    }
-}
-
-impl Settings {
-    /// Strangers must not be able to fill the disk. Who gets an answer is decided elsewhere.
-    fn listens_to(&self, inbound: &Inbound) -> bool {
-        self.knows(&inbound.sender) || self.chats.iter().any(|entry| entry == "*" || *entry == inbound.chat.chat)
-    }
+    let name = response.header("content-disposition").and_then(file_name);
+    Ok(Opened { name, ..Opened::new(Decrypted::cbc(response.body, &key)) })
 }
 
 /// Whether an address in a message is one that WeCom hands out: over TLS from its own hosts, or from the configured server.

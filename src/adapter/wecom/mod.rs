@@ -18,6 +18,7 @@ mod tests;
 mod unconfirmed;
 mod wire;
 
+use super::attachments::Audience;
 use super::relay::Relay;
 use super::table::{KeyInfo, PlatformInfo};
 use super::{Adapter, AdapterError, Inlet, Outlet, SendLink, Traits};
@@ -74,8 +75,7 @@ struct Settings {
     heartbeat: Duration,
     welcome: Option<String>,
     /// Whose files are downloaded. Whether a message is answered is decided elsewhere.
-    senders: Vec<String>,
-    chats: Vec<String>,
+    audience: Audience,
 }
 
 struct Wecom {
@@ -112,13 +112,12 @@ impl Settings {
             host: parsed.target.host,
             heartbeat,
             welcome: key("welcome").map(str::to_owned),
-            senders: config.allowed_users.iter().chain(&config.admins).cloned().collect(),
-            chats: config.allowed_chats.clone(),
+            audience: Audience::of(config),
         })
     }
 
     fn knows(&self, sender: &str) -> bool {
-        self.senders.iter().any(|entry| entry == "*" || entry == sender)
+        self.audience.senders.iter().any(|entry| entry == "*" || entry == sender)
     }
 }
 

@@ -16,6 +16,7 @@ mod protocol;
 mod tests;
 mod wire;
 
+use super::attachments::Audience;
 use super::table::{KeyInfo, PlatformInfo};
 use super::{Adapter, AdapterError, Inlet, Outlet, SendLink, Traits};
 use crate::clock::{self, Deadline};
@@ -67,7 +68,7 @@ struct Settings {
     cdn_url: String,
     poll_timeout: Duration,
     /// Whose files are downloaded. Whether a message is answered is decided elsewhere.
-    senders: Vec<String>,
+    audience: Audience,
 }
 
 impl Settings {
@@ -84,14 +85,14 @@ impl Settings {
             base_url: address("base_url", base_url)?,
             cdn_url: address("cdn_url", key("cdn_url").unwrap_or(CDN_URL))?,
             poll_timeout: Duration::from_secs(seconds),
-            senders: config.allowed_users.iter().chain(&config.admins).cloned().collect(),
+            audience: Audience::of(config),
             account,
         })
     }
 
     /// A user whom the bot may ask about: whoever logged in, or one that is allowed.
     fn someone(&self) -> &str {
-        let listed = || self.senders.iter().map(String::as_str).find(|sender| *sender != "*");
+        let listed = || self.audience.senders.iter().map(String::as_str).find(|sender| *sender != "*");
         self.account.user_id.as_deref().or_else(listed).unwrap_or_default()
     }
 

@@ -84,11 +84,7 @@ pub trait Tool: Send + Sync {
     fn run(&self, input: &Value, context: &ToolContext<'_>) -> ToolOutcome;
 }
 
-/// The names that `[tools] enabled` may hold. All are on by default; those of Home Assistant if there is one.
-pub const NAMES: &[&str] =
-    &["shell", "read_file", "write_file", "edit_file", "search_files", "http_fetch", "ha_get_state", "ha_list_entities", "ha_call_service"];
-
-/// The enabled tools, in the order of [`NAMES`]. Names that are not there are left out.
+/// The enabled tools, in the order of [`TOOLS`](crate::config::TOOLS); those of Home Assistant if there is one.
 #[must_use]
 pub fn table(enabled: &[String], home_assistant: Option<HomeAssistant>) -> Vec<Box<dyn Tool>> {
     let mut all: Vec<Box<dyn Tool>> = vec![

@@ -1,6 +1,7 @@
 //! The tools as a turn calls them.
 
 use super::*;
+use crate::config::TOOLS;
 use crate::process::instance_mark;
 use crate::thread::Threads;
 use serde_json::json;
@@ -40,7 +41,7 @@ impl Lab {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a scratch directory");
         let config = ToolsConfig {
-            enabled: NAMES.iter().map(|name| (*name).to_owned()).collect(),
+            enabled: TOOLS.iter().map(|name| (*name).to_owned()).collect(),
             workdir: folder.path().to_owned(),
             shell_timeout: Duration::from_secs(20),
             shell_env: Vec::new(),
@@ -102,7 +103,7 @@ fn the_table_holds_what_is_enabled_and_its_schemas_are_objects() {
         let enabled: Vec<String> = enabled.iter().map(|name| (*name).to_owned()).collect();
         table(&enabled, Some(nobodys_home())).iter().map(|tool| tool.spec().name).collect::<Vec<_>>()
     };
-    assert_eq!(names(NAMES), NAMES);
+    assert_eq!(names(TOOLS), TOOLS);
     assert_eq!(names(&["http_fetch", "shell", "other"]), ["shell", "http_fetch"]);
     assert!(names(&[]).is_empty());
     for tool in &Lab::new().tools {
@@ -160,7 +161,7 @@ fn bad_input_is_answered_by_naming_the_field() {
         let outcome = lab.call(tool, input.clone());
         assert!(outcome.is_error && outcome.content.contains(&format!("\"{field}\"")), "{tool} {input}: {outcome:?}");
     }
-    for tool in NAMES {
+    for tool in TOOLS {
         for input in [json!(null), json!([]), json!("x"), json!(7)] {
             assert!(lab.call(tool, input).is_error);
         }

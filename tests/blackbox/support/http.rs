@@ -306,6 +306,9 @@ impl Server {
         // Wakes the accepting thread, which then drops the listener.
         let _ = TcpStream::connect(self.address);
         self.cut_all();
+        // Until the listener is gone, a client could still get in, and be reset.
+        super::poll::eventually(Duration::from_secs(5), "nobody listens", || TcpStream::connect(self.address).is_err().then_some(()));
+        self.cut_all();
     }
 
     /// Listens again on the same port.
