@@ -4,7 +4,7 @@
 
 use super::output::{complain, print};
 use super::{Context, code};
-use crate::adapter::table::{self, PlatformInfo};
+use crate::adapter::table::{self, KeyInfo, PlatformInfo};
 use crate::config::keys::KeyKind;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use std::fmt::Write as _;
@@ -33,6 +33,8 @@ struct Chosen {
     /// Lines of its section.
     lines: Vec<String>,
     users: Vec<String>,
+    /// Keys that are too much for a question.
+    to_fill_in: Vec<&'static str>,
     login: bool,
 }
 
@@ -175,11 +177,8 @@ fn choose(dialogue: &mut Dialogue<'_>) -> Result<Vec<&'static PlatformInfo>, Lef
             by_number.or_else(|| offered().find(|platform| platform.name.eq_ignore_ascii_case(word))).ok_or_else(|| word.to_owned())
         };
         match words.into_iter().map(find).collect::<Result<Vec<_>, _>>() {
-            Ok(mut found) => {
-                found.sort_by_key(|platform| platform.name);
-                found.dedup_by_key(|platform| platform.name);
-                return Ok(found);
-            }
+            // In the order of the list, whatever the order of the answer.
+            Ok(found) => return Ok(offered().filter(|platform| found.iter().any(|chosen| chosen.name == platform.name)).collect()),
             Err(word) => print(&format!("`{word}` is none of them.\n")),
         }
     }
@@ -187,12 +186,12 @@ fn choose(dialogue: &mut Dialogue<'_>) -> Result<Vec<&'static PlatformInfo>, Lef
 
 /// The keys that a platform needs, and who may speak there.
 fn ask_about(dialogue: &mut Dialogue<'_>, platform: &'static PlatformInfo, answers: &mut Answers) -> Result<(), Left> {
-    let mut chosen = Chosen { name: platform.name, lines: Vec::new(), users: Vec::new(), login: platform.login };
+    let mut chosen = Chosen { name: platform.name, lines: Vec::new(), users: Vec::new(), to_fill_in: Vec::new(), login: platform.login };
     if !platform.login {
         for key in platform.keys.iter().filter(|key| key.required || key.name == "url") {
             let question = format!("{}: {}", platform.name, key.help);
             if key.kind != KeyKind::Secret {
-                let answer = dialogue.ask(&question, key.default.unwrap_or_default())?;
+                let answer = answer_for(dialogue, &question, key)?;
                 if key.default != Some(&answer) {
                     chosen.lines.push(format!("{} = {}", key.name, quoted(&answer)));
                 }
@@ -206,12 +205,31 @@ fn ask_about(dialogue: &mut Dialogue<'_>, platform: &'static PlatformInfo, answe
             chosen.lines.push(format!("{}_env = \"{variable}\"", key.name));
             answers.secrets.push((variable, value));
         }
+        for key in platform.keys.iter().filter(|key| key.kind == KeyKind::Table) {
+            chosen.lines.push(format!("# {} = {{ … }}     # {}; see contrib/platforms/{}.md", key.name, key.help, platform.name));
+            chosen.to_fill_in.push(key.name);
+        }
         let users =
             dialogue.ask(&format!("{}: users that may speak to it ({}), separated by commas", platform.name, platform.users_help), "")?;
         chosen.users = users.split([',', ' ']).map(str::trim).filter(|user| !user.is_empty()).map(str::to_owned).collect();
     }
     answers.platforms.push(chosen);
     Ok(())
+}
+
+/// An answer that the configuration will take.
+fn answer_for(dialogue: &mut Dialogue<'_>, question: &str, key: &KeyInfo) -> Result<String, Left> {
+    loop {
+        let answer = dialogue.ask(question, key.default.unwrap_or_default())?;
+        let is_address = || ["http://", "https://", "ws://", "wss://"].iter().any(|scheme| answer.starts_with(scheme));
+        if answer.is_empty() {
+            print("It cannot be empty.\n");
+        } else if key.kind == KeyKind::Url && !is_address() {
+            print("It must begin with http://, https://, ws:// or wss://.\n");
+        } else {
+            return Ok(answer);
+        }
+    }
 }
 
 /// `FEISHU_APP_SECRET`; for Telegram the name that hands are used to.
@@ -234,6 +252,9 @@ fn what_is_left(answers: &Answers) -> String {
                 text,
                 "\nNobody is allowed to speak on {name} yet: write to the bot, find your id in the log, and put it into `allowed_users`."
             );
+        }
+        for key in &platform.to_fill_in {
+            let _ = writeln!(text, "\n{name}: fill in `{key}` in [adapters.{name}]: contrib/platforms/{name}.md has examples.");
         }
     }
     text
@@ -311,6 +332,22 @@ mod tests {
             "2\nhttp://127.0.0.1:11434/v1\nqwen\"3\n\n\n",
             "[provider]\nkind = \"openai\"\nmodel = \"qwen\\\"3\"\nbase_url = \"http://127.0.0.1:11434/v1\"\n",
         );
+    }
+
+    #[test]
+    fn platforms_are_asked_about_in_the_order_of_the_list() {
+        // An address that is none is asked for again; a platform without its secret is left out.
+        let answers =
+            answered("3\nwecom homeassistant weixin 2\ncli_x\nsecret\n\nBOT\n\nha\nhome\nhttp://home:8123\nana\n").expect("complete");
+        let names: Vec<_> = answers.platforms.iter().map(|platform| platform.name).collect();
+        assert_eq!(names, ["feishu", "weixin", "homeassistant"]);
+        let text = configuration(&answers);
+        assert!(text.contains("app_id = \"cli_x\"\napp_secret_env = \"FEISHU_APP_SECRET\"\n"), "{text}");
+        assert!(text.contains("url = \"http://home:8123\"\n# watch = { … }"), "{text}");
+        assert!(!text.contains("weixin]"), "its section comes with the login");
+        let left = what_is_left(&answers);
+        assert!(left.contains("Nobody is allowed to speak on feishu") && left.contains("hermes-gateway login weixin"), "{left}");
+        assert!(left.contains("fill in `watch`"), "{left}");
     }
 
     #[test]
