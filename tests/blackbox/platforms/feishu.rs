@@ -19,6 +19,7 @@ impl Platform for Feishu {
     const NAME: &'static str = "feishu";
     const INTERVAL: Duration = Duration::from_secs(5);
     const KEEPS: bool = true;
+    const GOODBYE: bool = true;
 
     fn start() -> Self {
         Self::begin()
