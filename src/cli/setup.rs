@@ -188,7 +188,9 @@ fn choose(dialogue: &mut Dialogue<'_>) -> Result<Vec<&'static PlatformInfo>, Lef
 fn ask_about(dialogue: &mut Dialogue<'_>, platform: &'static PlatformInfo, answers: &mut Answers) -> Result<(), Left> {
     let mut chosen = Chosen { name: platform.name, lines: Vec::new(), users: Vec::new(), to_fill_in: Vec::new(), login: platform.login };
     if !platform.login {
-        for key in platform.keys.iter().filter(|key| key.required || key.name == "url") {
+        // An address in one's own network is everybody's own; the others are right as they are.
+        let asked = |key: &&KeyInfo| key.required || key.default.is_some_and(|default| default.starts_with("http://"));
+        for key in platform.keys.iter().filter(asked) {
             let question = format!("{}: {}", platform.name, key.help);
             if key.kind != KeyKind::Secret {
                 let answer = answer_for(dialogue, &question, key)?;
