@@ -173,6 +173,9 @@ impl Connection<'_> {
             if self.session.settled() && !self.connected {
                 self.connected = true;
                 self.link.events.connected(&self.identity());
+                if self.settings.watch.is_deaf() {
+                    log::warn!(target: &self.link.name, "nothing is listened to: name chats, events or entities in `watch` of {}", self.settings.section);
+                }
             }
             if !self.connected && settle.passed() {
                 return Err(retry("Home Assistant answers no commands".to_owned()));

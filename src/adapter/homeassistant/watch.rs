@@ -122,6 +122,11 @@ impl Watch {
             && (self.entities.contains(entity) || (!self.ignore.contains(domain) && (self.all || self.domains.contains(domain))))
     }
 
+    /// Whether nothing is heard at all.
+    pub fn is_deaf(&self) -> bool {
+        self.chat.is_empty() && self.events.is_empty() && !self.tells()
+    }
+
     /// Whether anything is told of.
     pub fn tells(&self) -> bool {
         self.all || !self.domains.is_empty() || !self.entities.is_empty()

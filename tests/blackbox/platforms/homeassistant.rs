@@ -487,3 +487,10 @@ fn mistakes_in_the_table_are_named() {
         assert!(gateway.logged(words), "{watch}: {}", gateway.log_tail());
     }
 }
+
+#[test]
+fn without_anything_to_listen_to_it_says_so() {
+    let home = HomeAssistant::start();
+    let gateway = connected(setup(&home).unset(SECTION, "watch"));
+    gateway.wait_for_log("nothing is listened to", SOON);
+}
