@@ -67,11 +67,27 @@ pub(super) fn read_process(pid: ProcessId) -> Option<Process> {
     parse_stat(&line[..length])
 }
 
+/// How often the table is read, if a process that was listed is gone when it is looked at.
+const READINGS_MAX: usize = 3;
+
 /// All processes that this one may see. Not atomic: whoever forks while it is taken may be missed.
+///
+/// The kernel lists many numbers at once, and each is looked at later. A process that starts its successor and ends in
+/// between would be missed together with it. So the youngest, which may be such ones, are looked at first, and if
+/// anybody was gone the table is read again.
 pub(super) fn snapshot() -> Vec<Process> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<ProcessId>().ok());
-    numbers.filter_map(read_process).collect()
+    let mut table = Vec::new();
+    for _ in 0..READINGS_MAX {
+        let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+        let mut numbers: Vec<ProcessId> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<ProcessId>().ok()).collect();
+        numbers.sort_unstable_by_key(|number| std::cmp::Reverse(*number));
+        table = numbers.iter().filter_map(|number| read_process(*number)).collect();
+        if table.len() == numbers.len() {
+            break;
+        }
+    }
+    table.reverse();
+    table
 }
 
 /// The mark in a process's environment as it was at its last exec. `None`: none, or not to be read.
